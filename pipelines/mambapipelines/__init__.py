@@ -1,0 +1,1 @@
+"""Lightning pipelines and the command lines."""
