@@ -1,4 +1,4 @@
-"""Audio: waveforms, codes, generation."""
+"""Audio: sound files in and out, sample codes."""
 
 from typing import TYPE_CHECKING
 
@@ -7,8 +7,21 @@ from mambakernels._lazy import attach
 if TYPE_CHECKING:
     from mambaaudio.codes import CODES as CODES
     from mambaaudio.codes import code as code
+    from mambaaudio.waveform import AudioInfo as AudioInfo
+    from mambaaudio.waveform import probe as probe
+    from mambaaudio.waveform import read as read
+    from mambaaudio.waveform import stream as stream
+    from mambaaudio.writer import WaveformWriter as WaveformWriter
 
-_NAMES: dict[str, str] = {"code": "codes", "CODES": "codes"}
+_NAMES = {
+    "CODES": "codes",
+    "code": "codes",
+    "AudioInfo": "waveform",
+    "probe": "waveform",
+    "read": "waveform",
+    "stream": "waveform",
+    "WaveformWriter": "writer",
+}
 
 __all__ = sorted(_NAMES)
 __getattr__, __dir__ = attach(__name__, _NAMES)
