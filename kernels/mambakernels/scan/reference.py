@@ -206,9 +206,9 @@ def backward(
     along = [du_BLD, ddelta_BLD, dB_BLN, dC_BLN, None if dz is None else dz * y_BLD]
     if reverse:
         along = [t if t is None else t.flip(1) for t in along]
-    likes = (u, delta, B, C, z)
+    dtypes = (u.dtype, delta.dtype, B.dtype, C.dtype, u.dtype if z is None else z.dtype)
     du, ddelta, dB, dC, dz = (
-        t if t is None else t.to(like.dtype) for t, like in zip(along, likes, strict=True)
+        t if t is None else t.to(dtype) for t, dtype in zip(along, dtypes, strict=True)
     )
     return (
         du, ddelta, dA_BDN.sum(0), dB, dC,

@@ -1,0 +1,134 @@
+"""Numba as the CPU kernels use it: without the GIL, compiled code kept on disk wherever possible.
+
+Numba's own ``cache=True`` fails where neither the install nor the home folder can be written, and
+does not see changes in other files that a kernel uses. Here the folder is the first that works of
+NUMBA_CACHE_DIR, the user's cache folder and a private folder of the system's temporary one; else
+the code is compiled in each process. The entry is valid for this package's exact sources. A cache
+that cannot be read or written, or a full disk, never fails a call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _user_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "mambakit" / "numba"
+
+
+def _usable(folder: Path, private: bool = False) -> bool:
+    """Whether files can be kept there; a private folder must be ours alone (it holds pickles)."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if private:
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+                return False
+            if hasattr(os, "getuid") and found.st_uid != os.getuid():
+                return False
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except (OSError, RuntimeError):
+        return False
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Where compiled code is kept on disk; None if nowhere."""
+    if numba.config.CACHE_DIR and _usable(Path(numba.config.CACHE_DIR)):
+        return Path(numba.config.CACHE_DIR)
+    if _usable(_user_folder()):
+        return _user_folder()
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    temporary = Path(tempfile.gettempdir()) / f"mambakit-numba-{user}"
+    return temporary if _usable(temporary, private=True) else None
+
+
+@cache
+def _sources() -> str:
+    """One hash over the package's sources: kernels inline functions of other files."""
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _Locator:
+    """Numba's question: in which folder, for which sources."""
+
+    def __init__(self, function: Callable, file: str, folder: Path) -> None:
+        self._py_file = file  # read by Numba for its warnings
+        self._line = function.__code__.co_firstlineno
+        self._folder = folder
+
+    @classmethod
+    def from_function(cls, function: Callable, file: str) -> _Locator | None:
+        folder = cache_folder()
+        return None if folder is None else cls(function, file, folder)
+
+    def ensure_cache_path(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def get_cache_path(self) -> str:
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        return _sources()
+
+    def get_disambiguator(self) -> str:
+        where = hashlib.sha256(os.path.abspath(self._py_file).encode()).hexdigest()[:8]
+        return f"{self._line}-{where}"
+
+
+class _CacheOfCode(CompileResultCacheImpl):
+    _locator_classes = [_Locator]  # noqa: RUF012 (Numba's name)
+
+
+class _Cache(FunctionCache):
+    _impl_class = _CacheOfCode
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # a torn or foreign file, in whatever way: compile anew
+            return None
+
+    def save_overload(self, sig, data) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError:
+            pass
+
+
+def jit(function: Callable | None = None, **options: Any) -> Any:
+    """Compile with Numba: no Python objects, no GIL, NumPy's division, cached on disk.
+
+    Use as ``@jit`` or ``@jit(inline=...)``; options are `numba.njit`'s. Floating-point maths keeps
+    its NaN and infinities; only multiply and add may be fused into one.
+    """
+    if function is None:
+        return lambda given: jit(given, **options)
+    settings = {
+        "nogil": True,
+        "error_model": "numpy",
+        "boundscheck": False,
+        "fastmath": {"contract"},
+        **options,
+    }
+    dispatcher = numba.njit(**settings)(function)
+    if cache_folder() is not None and not numba.config.DISABLE_JIT:
+        dispatcher._cache = _Cache(function)
+    return dispatcher
