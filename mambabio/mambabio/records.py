@@ -112,25 +112,22 @@ def read_records(
 def _read(
     path: str | PathLike[str], format: str | None, soft_mask: SoftMask, notice: Notice | None
 ) -> Iterator[Record]:
-    uracil = _UracilNotice(notice)
-    with open_raw_records(path, format) as records:
-        for index, raw in enumerate(records):
-            encoder = _Encoder(raw, soft_mask, uracil)
-            letters, mask = bytearray(), bytearray()
-            for ids, masked in encoder:
-                letters += ids.data
-                if masked is not None:
-                    mask += masked.view(np.uint8).data
-            yield Record(
-                raw.name,
-                raw.description,
-                np.frombuffer(letters, dtype=np.uint8),
-                circular=raw.circular,
-                source=raw.source,
-                index=index,
-                mask=np.frombuffer(mask, dtype=np.bool_) if soft_mask == "keep" else None,
-                uracil=encoder.uracil,
-            )
+    for raw, pieces in read_pieces(path, format, soft_mask, notice):
+        letters, mask = bytearray(), bytearray()
+        for ids, masked in pieces:
+            letters += ids.data
+            if masked is not None:
+                mask += masked.view(np.uint8).data
+        yield Record(
+            raw.name,
+            raw.description,
+            np.frombuffer(letters, dtype=np.uint8),
+            circular=raw.circular,
+            source=raw.source,
+            index=raw.index,
+            mask=np.frombuffer(mask, dtype=np.bool_) if soft_mask == "keep" else None,
+            uracil=pieces.uracil,
+        )
 
 
 def stream_records(
@@ -166,17 +163,26 @@ def _stream(
     soft_mask: SoftMask,
     notice: Notice | None,
 ) -> Iterator[RecordStream]:
+    for raw, pieces in read_pieces(path, format, soft_mask, notice):
+        chunks = _exact_chunks((ids for ids, _ in pieces), chunk_bytes)
+        yield RecordStream(
+            raw.name, raw.description, raw.circular, chunks, source=raw.source, index=raw.index
+        )
+        for _ in chunks:
+            pass
+
+
+def read_pieces(
+    path: str | PathLike[str],
+    format: str | None = None,
+    soft_mask: SoftMask = "drop",
+    notice: Notice | None = None,
+) -> Iterator[tuple[RawRecord, Pieces]]:
+    """Raw records with their encoded pieces as they come: what the other readers are made of."""
     uracil = _UracilNotice(notice)
     with open_raw_records(path, format) as records:
-        for index, raw in enumerate(records):
-            chunks = _exact_chunks(
-                (ids for ids, _ in _Encoder(raw, soft_mask, uracil)), chunk_bytes
-            )
-            yield RecordStream(
-                raw.name, raw.description, raw.circular, chunks, source=raw.source, index=index
-            )
-            for _ in chunks:
-                pass
+        for raw in records:
+            yield raw, Pieces(raw, soft_mask, uracil)
 
 
 def _exact_chunks(pieces: Iterator[Ids], size: int) -> Iterator[Ids]:
@@ -216,7 +222,7 @@ class _UracilNotice:
 
 
 @dataclass
-class _Encoder:
+class Pieces:
     """Iterates over a raw record's pieces as (ids, mask or None), and judges its letters."""
 
     raw: RawRecord

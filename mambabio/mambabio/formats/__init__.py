@@ -5,6 +5,7 @@ A raw record is a header and pieces of text with line breaks in them; what its l
 """
 
 from mambabio.formats.raw import RawRecord
-from mambabio.formats.sniff import open_raw_records
+from mambabio.formats.sniff import open_raw_records, sniff_format
+from mambabio.formats.source import compression
 
-__all__ = ["RawRecord", "open_raw_records"]
+__all__ = ["RawRecord", "compression", "open_raw_records", "sniff_format"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from mambabio.formats.raw import MAX_HEADER_BYTES, header_too_long
+
+_BLANK = re.compile(rb"\s*")
 
 
 def plain_newlines(blocks: Iterator[bytes]) -> Iterator[bytes]:
@@ -74,10 +77,10 @@ class Cursor:
     def skip_blank(self) -> None:
         """Go past blank lines and blanks."""
         while self.fill():
-            rest = self.block[self.at :].lstrip()
-            self.take(len(self.block) - len(rest))
-            if rest:
+            blank = _BLANK.match(self.block, self.at)
+            if blank is None or blank.end() == self.at:
                 return
+            self.take(blank.end())
 
     def header_line(self) -> bytes:
         """The rest of the line, without its newline; a header of sane length."""

@@ -11,7 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from mambabio.errors import SequenceError
 
@@ -39,6 +39,23 @@ def open_blocks(path: str | os.PathLike[str]) -> Iterator[tuple[str, Iterator[by
         raise SequenceError(f"{name!r} is not a file name: {error}") from error
     with file:
         yield name, _checked(_decompressed(_read_blocks(file), name), name)
+
+
+def compression(path: str | os.PathLike[str]) -> Literal["plain", "gzip", "bgzip"]:
+    """How a file is compressed, by content.  Raises `SequenceError` if it cannot be read."""
+    name = os.fspath(path)
+    try:
+        with open(name, "rb") as file:
+            head = file.read(18)
+    except OSError as error:
+        raise _cannot_read(name, error) from error
+    if not head.startswith(GZIP_MAGIC):
+        return "plain"
+    return "bgzip" if _is_bgzip(head) else "gzip"
+
+
+def _is_bgzip(member: bytes) -> bool:
+    return member[3:4] == b"\x04" and member[12:14] == b"BC"
 
 
 def _cannot_read(name: str, error: OSError) -> SequenceError:
@@ -106,7 +123,7 @@ def _members(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
                 f"{name}: after the compressed data comes something that is not gzip; the file "
                 "is damaged, or was joined with an uncompressed one"
             )
-        is_bgzip = data[3:4] == b"\x04" and data[12:14] == b"BC"
+        is_bgzip = _is_bgzip(data)
         out_bytes = 0
         inflate = zlib.decompressobj(wbits=31)
         while not inflate.eof:
