@@ -3,12 +3,14 @@
 Numba's own ``cache=True`` fails where neither the install nor the home folder can be written, and
 does not see changes in other files that a kernel uses. Here the folder is the first that works of
 NUMBA_CACHE_DIR, the user's cache folder and a private folder of the system's temporary one; else
-the code is compiled in each process. The entry is valid for this package's exact sources. A cache
+the code is compiled in each process. An entry is valid for the exact sources
+of this package's compiled code (files `_*.py` and `*/cpu*.py`). A cache
 that cannot be read or written, or a full disk, never fails a call.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -48,8 +50,9 @@ def _usable(folder: Path, private: bool = False) -> bool:
 @cache
 def cache_folder() -> Path | None:
     """Where compiled code is kept on disk; None if nowhere."""
-    if numba.config.CACHE_DIR and _usable(Path(numba.config.CACHE_DIR)):
-        return Path(numba.config.CACHE_DIR)
+    given = getattr(numba.config, "CACHE_DIR", "")  # NUMBA_CACHE_DIR, read when Numba is imported
+    if given and _usable(Path(given)):
+        return Path(given)
     if _usable(_user_folder()):
         return _user_folder()
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
@@ -59,9 +62,9 @@ def cache_folder() -> Path | None:
 
 @cache
 def _sources() -> str:
-    """One hash over the package's sources: kernels inline functions of other files."""
+    """One hash over all files with compiled code: kernels inline functions of other files."""
     digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    for path in sorted([*_PACKAGE.glob("_*.py"), *_PACKAGE.glob("*/cpu*.py")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -107,10 +110,8 @@ class _Cache(FunctionCache):
             return None
 
     def save_overload(self, sig, data) -> None:
-        try:
+        with contextlib.suppress(OSError):
             super().save_overload(sig, data)
-        except OSError:
-            pass
 
 
 def jit(function: Callable | None = None, **options: Any) -> Any:
@@ -128,7 +129,7 @@ def jit(function: Callable | None = None, **options: Any) -> Any:
         "fastmath": {"contract"},
         **options,
     }
-    dispatcher = numba.njit(**settings)(function)
-    if cache_folder() is not None and not numba.config.DISABLE_JIT:
+    dispatcher: Any = numba.njit(**settings)(function)
+    if cache_folder() is not None and not getattr(numba.config, "DISABLE_JIT", False):
         dispatcher._cache = _Cache(function)
     return dispatcher
