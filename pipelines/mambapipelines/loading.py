@@ -1,0 +1,85 @@
+"""Batches by number: item `step` of the data is the whole batch of that step on this rank.
+
+So the position in the data is the step number, and a resumed training, any number of workers and
+any prefetching see exactly the batches that an uninterrupted one sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .interrupt import ignore_in_worker
+from .schedule import Pace, Stage
+
+PREFETCH = 2
+
+BatchMaker = Callable[[int, int, int], Any]
+"""``(step, window, batch size) -> batch``, a pure function; picklable when there are workers."""
+
+
+class StepSampler(Sampler):
+    """Yields ``(batch number, window, batch size)`` for ever, from batch number `start` on."""
+
+    def __init__(
+        self, start: int, accumulate: int, pace: Pace, stage: Callable[[float], Stage]
+    ) -> None:
+        self._start = start
+        self._accumulate = accumulate
+        self._pace = pace
+        self._stage = stage
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        number = self._start
+        while True:
+            stage = self._stage(self._pace.fraction(number // self._accumulate))
+            yield number, stage.window, stage.batch
+            number += 1
+
+
+class StepDataset(Dataset):
+    """A map from the sampler's keys to batches."""
+
+    def __init__(self, make: BatchMaker) -> None:
+        self._make = make
+
+    def __getitem__(self, key: tuple[int, int, int]) -> Any:
+        return self._make(*key)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def loader(
+    dataset: Dataset,
+    sampler: Sampler | None = None,
+    *,
+    workers: int = 0,
+    pin: bool = False,
+) -> DataLoader:
+    """A DataLoader whose items are whole batches and which never draws from the global RNG.
+
+    Workers ignore Ctrl-C and SIGTERM: they end with the main process.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=pin,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=ignore_in_worker if workers else None,
+        # DataLoader seeds its workers from a generator; with its own one, loading and validating
+        # leave the model's random numbers alone.
+        generator=torch.Generator(),
+    )
+
+
+def lag(workers: int, accumulate: int) -> int:
+    """Steps by which batches may be prepared ahead: the workers' queues and Lightning's own."""
+    return (workers * PREFETCH + 2) // accumulate + 2

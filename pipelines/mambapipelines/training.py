@@ -1,0 +1,206 @@
+"""One training with Lightning: builds the trainer, goes on from a checkpoint, keeps the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from mambacore.errors import UsageError
+
+from . import checkpoints, quiet
+from .callbacks import Clock, RunKeeper, StepKeeper
+from .interrupt import StopFlag
+from .loading import BatchMaker, StepDataset, StepSampler, lag, loader
+from .metrics_file import MetricsFile
+from .options import OptimizerOptions, TrainerOptions
+from .progress import Progress
+from .runs import Run
+from .schedule import Pace, Stage, stage_at
+
+
+class StepData(LightningDataModule):
+    """A data module whose training batches are numbered; sub-classes say how one is made.
+
+    A sub-class sets `stages` (and `unit`, what a position of a batch's first tensor is called) and
+    defines `batch_maker` and ``val_dataloader``.
+    """
+
+    stages: Sequence[Stage]
+    workers: int = 0
+    unit: str = "tokens"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._start = 0
+        self._accumulate = 1
+        self._pace = Pace(1)
+
+    def continue_at(self, position: int, accumulate: int, pace: Pace) -> None:
+        """The next training batch is the first one of optimiser step `position`."""
+        self._start = position * accumulate
+        self._accumulate = accumulate
+        self._pace = pace
+
+    def stage(self, fraction: float) -> Stage:
+        """Window and batch size after `fraction` of the training."""
+        return stage_at(self.stages, fraction)
+
+    def batch_maker(self) -> BatchMaker:
+        """``(number, window, batch size) -> batch`` for this rank."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches from the position on, without an end."""
+        return loader(
+            StepDataset(self.batch_maker()),
+            StepSampler(self._start, self._accumulate, self._pace, self.stage),
+            workers=self.workers,
+            pin=self.on_gpu,
+        )
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether batches travel to a GPU."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended: at which step, why, and where the best validation was."""
+
+    step: int
+    ended: str
+    best_step: int
+
+
+def resolve_precision(options: TrainerOptions) -> str:
+    """``auto`` is bf16-mixed on a GPU that can, 32-true elsewhere."""
+    if options.precision != "auto":
+        return options.precision
+    gpu = options.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer:
+    """Lightning's Trainer with the options' settings and nothing that it would write or print.
+
+    Raises:
+        UsageError: an option that Lightning refuses.
+    """
+    logger = False
+    if options.tensorboard:
+        try:
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            logger = TensorBoardLogger(run.folder, name="", version="tensorboard")
+        except ModuleNotFoundError:
+            raise UsageError(
+                "--trainer.tensorboard needs the package tensorboard: "
+                "pip install 'mambakit[tensorboard]'."
+            ) from None
+    settings = {
+        "accelerator": options.accelerator,
+        "devices": options.devices,
+        "num_nodes": options.num_nodes,
+        "strategy": options.strategy,
+        "precision": resolve_precision(options),
+        "gradient_clip_val": options.gradient_clip_val or None,
+        "accumulate_grad_batches": options.accumulate_grad_batches,
+        "deterministic": options.deterministic,
+        "max_steps": options.max_steps,
+        "max_epochs": -1,
+        # Counted over all batches, because the data has no epochs.
+        "check_val_every_n_epoch": None,
+        "val_check_interval": options.val_check_interval * options.accumulate_grad_batches,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "logger": logger,
+        "callbacks": callbacks,
+        "plugins": [checkpoints.AtomicCheckpoints()],
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": run.folder,
+    }
+    clash = sorted(set(options.extra) & set(settings))
+    if clash:
+        raise UsageError(f"--trainer.extra has {clash[0]!r}, which has its own option or is fixed.")
+    try:
+        return Trainer(**settings, **options.extra)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"the trainer options were refused: {error}") from None
+
+
+def train(
+    module: LightningModule,
+    data: StepData,
+    run: Run,
+    *,
+    seed: int,
+    trainer_options: TrainerOptions,
+    optimizer_options: OptimizerOptions,
+    monitor: str = "val/loss",
+    progress: Progress | None = None,
+    extended: bool = False,
+    verbose: bool = False,
+) -> Outcome:
+    """Train `module` on `data` into `run`, from the run's last checkpoint if it has one.
+
+    Args:
+        module: its ``training_step`` returns the loss, or a dictionary of scalars with it; in
+            validation it logs ``val/...`` figures.
+        data: numbered batches.
+        run: a run folder, new or opened for resuming.
+        seed: random numbers of a step are a function of this and the step.
+        trainer_options: how long, where and how carefully.
+        optimizer_options: the learning rate's schedule; the module builds its own optimiser.
+        monitor: the validation figure whose smallest value makes a state the best.
+        progress: where to show progress, on rank 0.
+        extended: train on although the checkpoint says that the training had ended.
+        verbose: leave Lightning's remarks on.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM, after the state was saved.
+        UsageError: an option that Lightning refuses.
+        DataError: a damaged checkpoint.
+        OSError: a checkpoint could not be written; the previous one is whole.
+    """
+    if not verbose:
+        quiet.silence()
+    if trainer_options.threads:
+        torch.set_num_threads(trainer_options.threads)
+    accumulate = trainer_options.accumulate_grad_batches
+    pace = Pace(
+        trainer_options.max_steps, trainer_options.max_seconds, lag(data.workers, accumulate)
+    )
+    position, before = 0, 0.0
+    resume = run.last if run.last.is_file() else None
+    if resume:
+        saved = checkpoints.read(resume)[checkpoints.POSITION]
+        position, before = saved["step"], saved["elapsed"]
+        if saved["ended"] and not extended:
+            module.load_state_dict(checkpoints.read(resume)["state_dict"])
+            return Outcome(position, saved["ended"], saved["best_step"])
+        pace.load_state_dict(saved["pace"])
+    clock, flag = Clock(before), StopFlag()
+    data.continue_at(position, accumulate, pace)
+
+    full_length = data.stages[-1].start
+    keeper = RunKeeper(run, pace, clock, trainer_options, monitor, full_length, flag)
+    steps = StepKeeper(pace, clock, seed, trainer_options, optimizer_options, data.unit)
+    trainer = build_trainer(trainer_options, [steps, keeper], run)
+    if trainer.is_global_zero:
+        steps.show(MetricsFile(run.metrics, until=position), progress)
+        keeper.show(progress)
+    checkpoints.place(trainer, position, accumulate)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    finally:
+        flag.remove()
+        if progress:
+            progress.close()
+    return Outcome(trainer.global_step, keeper.ended, keeper.best_step)
