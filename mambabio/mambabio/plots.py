@@ -5,8 +5,6 @@ Every figure that shows an accuracy also shows chance and, where it is known, th
 
 from __future__ import annotations
 
-import os
-import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mambabio.cache import atomic_path
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mambabio.metrics import Reliability
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 MODEL, TRAIN, BASELINE, CHANCE = "#0072B2", "#7FB8DA", "#D55E00", "#777777"
@@ -35,19 +37,10 @@ def _figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a PNG beside `path` and rename it, so that a crash leaves the old one whole."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".png")
-    os.close(handle)
-    try:
+    with atomic_path(path) as beside:
         # No date and no version inside, so that equal results are equal files.
-        figure.savefig(name, format="png", metadata={"Software": None})
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target
+        figure.savefig(beside, format="png", metadata={"Software": None})
+    return Path(path)
 
 
 def _plain(axes: Axes, grid: str = "y") -> None:
@@ -230,23 +223,15 @@ def window_figure(
     return figure
 
 
-def reliability_figure(
-    edges: Sequence[float],
-    confidence: Sequence[float],
-    accuracy: Sequence[float],
-    count: Sequence[int],
-    ece: float,
-    *,
-    chance: float,
-) -> Figure:
+def reliability_figure(curve: Reliability, *, chance: float) -> Figure:
     """Reliability diagram: accuracy in bins of confidence, above how many windows each holds."""
     figure = _figure(5.0, 5.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    full = np.asarray(count) > 0
+    full = curve.count > 0
     top.plot([0, 1], [0, 1], color=CHANCE, linestyle="--", linewidth=1.2, label="calibrated")
     top.plot(
-        np.asarray(confidence)[full], np.asarray(accuracy)[full],
-        color=MODEL, marker="o", label=f"this model (ECE {ece:.3f})",
+        curve.confidence[full], curve.accuracy[full],
+        color=MODEL, marker="o", label=f"this model (ECE {curve.ece:.3f})",
     )  # fmt: skip
     top.axhline(chance, color=CHANCE, linewidth=1, linestyle=":", label=f"chance ({chance:.3f})")
     top.set_ylim(0, 1.02)
@@ -254,8 +239,8 @@ def reliability_figure(
     top.set_ylabel("accuracy in the bin")
     top.set_title("Calibration", loc="left", fontsize=10)
     top.legend(fontsize=8, frameon=False, loc="upper left")
-    left = np.asarray(edges)[:-1]
-    bottom.bar(left, count, width=np.diff(edges), align="edge", color=TRAIN, edgecolor="white")
+    left, width = curve.edges[:-1], np.diff(curve.edges)
+    bottom.bar(left, curve.count, width=width, align="edge", color=TRAIN, edgecolor="white")
     bottom.set_ylabel("windows")
     bottom.set_xlabel("confidence")
     for ax in (top, bottom):
