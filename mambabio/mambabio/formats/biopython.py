@@ -56,8 +56,9 @@ def parse_biopython(blocks: Iterator[bytes], format: str, source: str) -> Iterat
             raise
         except Exception as error:
             # Biopython's parsers raise whatever the malformed text makes them stumble over.
+            said_by_parser = " ".join(str(error).split()) or type(error).__name__
             raise SequenceError(
-                f"{source}: cannot be read as {format} {last}: {error or type(error).__name__}"
+                f"{source}: cannot be read as {format} ({last}): {said_by_parser}"
             ) from error
         for warning in said:
             _pass_on(warning.message, source)

@@ -94,6 +94,8 @@ def _recognise(head: bytes, source: str, format: str | None) -> str:
     for magic, what in _FOREIGN:
         if text.startswith(magic) or start.startswith(magic):
             raise SequenceError(f"{source}: is {what}")
+    if start.startswith(b"ID   ") and text.lstrip().partition(b"\n")[0].rstrip().endswith(b" AA."):
+        raise SequenceError(f"{source}: is a protein entry; give the nucleotide sequence")
     found = next((name for magic, name in _KNOWN if text.startswith(magic)), None)
     found = found or next((name for magic, name in _KNOWN if start.startswith(magic)), None)
     if found is None and b"\0" in text[: 1 << 16]:
