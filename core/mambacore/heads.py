@@ -1,0 +1,111 @@
+"""From the vectors of a sequence to one vector, chunk by chunk."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mambacore.errors import UsageError
+
+KINDS = ("mean", "last", "max")
+
+
+class PoolState(NamedTuple):
+    """What pooling carries between chunks.
+
+    value: (batch, d) sum in float64, or last vector, or largest values.
+    seen: (batch,) int64 valid positions so far.
+    """
+
+    value: Tensor
+    seen: Tensor
+
+
+class Pooling:
+    """Mean, last or largest of a sequence's vectors, over its valid positions.
+
+    Args:
+        kind: "mean", "last" or "max".
+
+    ``pool(hidden, lengths)`` pools a whole sequence. For a sequence in chunks: `start`, then
+    `update` with each, then `finish`; the results agree to rounding, because the mean is summed
+    in float64. A row without a single valid position gives zeros.
+
+    >>> pool = Pooling("mean")
+    >>> hidden = torch.tensor([[[1.0], [3.0], [99.0]]])
+    >>> pool(hidden, torch.tensor([2]))
+    tensor([[2.]])
+    >>> state = pool.update(pool.start(1, 1), hidden[:, :1])
+    >>> pool.finish(pool.update(state, hidden[:, 1:], torch.tensor([1])))
+    tensor([[2.]])
+    """
+
+    def __init__(self, kind: str) -> None:
+        if kind not in KINDS:
+            raise UsageError(f"pooling {kind!r} is not one of {', '.join(KINDS)}")
+        self.kind = kind
+
+    def __call__(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(batch, length, d) to (batch, d)."""
+        state = self.start(hidden.shape[0], hidden.shape[2], hidden.device)
+        return self.finish(self.update(state, hidden, lengths))
+
+    def start(self, batch: int, d: int, device: torch.device | str = "cpu") -> PoolState:
+        """The state before the first chunk."""
+        dtype = torch.float64 if self.kind == "mean" else torch.float32
+        fill = -torch.inf if self.kind == "max" else 0.0
+        return PoolState(
+            torch.full((batch, d), fill, dtype=dtype, device=device),
+            torch.zeros(batch, dtype=torch.int64, device=device),
+        )
+
+    def update(self, state: PoolState, hidden: Tensor, lengths: Tensor | None = None) -> PoolState:
+        """Take in a chunk.
+
+        Args:
+            state: from `start` or `update`.
+            hidden: (batch, length, d).
+            lengths: (batch,) how many leading positions of this chunk are valid, 0 to length;
+                None for all.
+        """
+        batch, length, _ = hidden.shape
+        if lengths is None:
+            added, valid = length, None
+        else:
+            if lengths.shape != (batch,):
+                raise UsageError(
+                    f"lengths has shape {tuple(lengths.shape)}; one a row is ({batch},)"
+                )
+            added = lengths = lengths.to(hidden.device, torch.int64)
+            valid = (torch.arange(length, device=hidden.device) < lengths[:, None])[..., None]
+        if length == 0:
+            return state
+        if self.kind == "mean":
+            value = self._sum(hidden, valid) + state.value
+        elif self.kind == "max":
+            if valid is not None:
+                hidden = torch.where(valid, hidden, -torch.inf)
+            value = torch.maximum(state.value, hidden.amax(dim=1).to(state.value.dtype))
+        elif lengths is None:
+            value = hidden[:, -1].to(state.value.dtype)
+        else:
+            rows = torch.arange(batch, device=hidden.device)
+            last = hidden[rows, (lengths - 1).clamp(min=0)].to(state.value.dtype)
+            value = torch.where((lengths > 0)[:, None], last, state.value)
+        return PoolState(value, state.seen + added)
+
+    def finish(self, state: PoolState) -> Tensor:
+        """(batch, d) float32."""
+        if self.kind == "mean":
+            return (state.value / state.seen.clamp(min=1)[:, None]).float()
+        if self.kind == "max":
+            return torch.where((state.seen > 0)[:, None], state.value, 0.0)
+        return state.value
+
+    @staticmethod
+    def _sum(hidden: Tensor, valid: Tensor | None) -> Tensor:
+        if valid is not None:
+            hidden = torch.where(valid, hidden, hidden.new_zeros(()))
+        return hidden.sum(dim=1, dtype=torch.float64)
