@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 from mambabio.errors import SequenceError
 from mambabio.formats.lines import Cursor
 from mambabio.formats.raw import RawRecord, parse_header
 
 _BLANKS = b" \t\n"
+_PLUS = ord("+")
 
 
 def parse_fastq(blocks: Iterator[bytes], source: str) -> Iterator[RawRecord]:
@@ -38,19 +38,21 @@ def parse_fastq(blocks: Iterator[bytes], source: str) -> Iterator[RawRecord]:
 def _short_record(cursor: Cursor, index: int) -> RawRecord | None:
     """A record of four lines that lies within the block, as nearly all do; else None."""
     block, line = cursor.block, cursor.line
-    ends = [cursor.at - 1]
-    for _ in range(4):
-        ends.append(block.find(b"\n", ends[-1] + 1))
-        if ends[-1] < 0:
-            return None
-    header, sequence, plus, quality = (block[start + 1 : end] for start, end in pairwise(ends))
-    if not plus.startswith(b"+") or sequence.startswith(b"+"):
+    header_end = block.find(b"\n", cursor.at)
+    bases_end = block.find(b"\n", header_end + 1)
+    plus_end = block.find(b"\n", bases_end + 1)
+    end = block.find(b"\n", plus_end + 1)
+    if min(header_end, bases_end, plus_end, end) < 0:
         return None
-    name, description = parse_header(header[1:], cursor.source, line)
-    cursor.take(ends[-1] + 1)
+    sequence = block[header_end + 1 : bases_end]
+    if block[bases_end + 1] != _PLUS or sequence.startswith(b"+"):
+        return None
+    name, description = parse_header(block[cursor.at + 1 : header_end], cursor.source, line)
+    cursor.take(end + 1)
     record = RawRecord(name, description, iter([(sequence, line + 1)]), cursor.source, index)
-    if len(quality) != len(sequence):
-        _check_quality(record, _letters(sequence), _letters(quality), line + 3, at_end=False)
+    if end - plus_end - 1 != len(sequence):
+        values = _letters(block[plus_end + 1 : end])
+        _check_quality(record, _letters(sequence), values, line + 3, at_end=False)
     return record
 
 

@@ -50,6 +50,7 @@ _FOREIGN = (
     (b"<html", "a web page: was the download an error message?"),
     (b"version https://git-lfs", "a pointer of Git LFS: run git lfs pull"),
 )
+_HEAD_BYTES = 64
 _ACCEPTED = "accepted are FASTA, FASTQ, GenBank and EMBL, also gzip or bgzip"
 
 
@@ -67,21 +68,35 @@ def open_raw_records(
         if format not in ("fasta", "fastq"):
             check_format(format)
     with open_blocks(path) as (source, blocks):
-        head = next(blocks, b"")
-        format = _recognise(head, source, format)
-        text = plain_newlines(chain([head.removeprefix(UTF8_BOM)], blocks))
+        head = _head(blocks)
+        format = _recognise(b"".join(head), source, format)
+        if b"".join(head).startswith(UTF8_BOM):
+            head = [b"".join(head).removeprefix(UTF8_BOM)]
+        blocks = chain(head, blocks)
         if format == "fasta":
-            yield parse_fasta(text, source)
+            yield parse_fasta(plain_newlines(blocks), source)
         elif format == "fastq":
-            yield parse_fastq(text, source)
+            yield parse_fastq(plain_newlines(blocks), source)
         else:
-            yield parse_biopython(chain([head], blocks), format, source)
+            yield parse_biopython(blocks, format, source)
 
 
 def sniff_format(path: str | os.PathLike[str]) -> str:
     """Name of a file's format, by content.  Raises `SequenceError` as reading it would."""
     with open_blocks(path) as (source, blocks):
-        return _recognise(next(blocks, b""), source, None)
+        return _recognise(b"".join(_head(blocks)), source, None)
+
+
+def _head(blocks: Iterator[bytes]) -> list[bytes]:
+    """The first blocks, enough to see past blank lines what begins."""
+    head: list[bytes] = []
+    seen = 0
+    for block in blocks:
+        head.append(block)
+        seen += len(block) if seen else len(block.lstrip())
+        if seen >= _HEAD_BYTES:
+            break
+    return head
 
 
 def _recognise(head: bytes, source: str, format: str | None) -> str:
