@@ -20,7 +20,8 @@ def replaced(path: str | os.PathLike[str], *, text: bool = True) -> Iterator[IO[
     holds either its old content or all of the new one. On an error the new file is removed.
 
     Args:
-        path: the file to write. Its folder must exist.
+        path: the file to write. Its folder must exist. A device or a pipe is written directly, a
+            symbolic link is followed.
         text: UTF-8 text with ``\\n`` line ends; otherwise bytes.
 
     Raises:
@@ -33,7 +34,12 @@ def replaced(path: str | os.PathLike[str], *, text: bool = True) -> Iterator[IO[
     >>> target.read_text()
     'all or nothing'
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file() and not target.is_dir():
+        # A device or a pipe cannot be replaced.
+        with target.open("w" if text else "wb") as file:
+            yield file
+        return
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
     try:
         if text:
@@ -50,7 +56,7 @@ def replaced(path: str | os.PathLike[str], *, text: bool = True) -> Iterator[IO[
         with contextlib.suppress(OSError):
             os.unlink(name)
         if isinstance(error, OSError) and error.filename in (None, name):
-            error.filename = str(target)
+            error.filename = str(path)
         raise
 
 

@@ -1,0 +1,118 @@
+"""The species classifier's data: a store, random training windows, tiled validation windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mambabio.store import SequenceStore
+from mambabio.windows import MINIMUM_WINDOW, TrainingWindows, WindowBatch, WindowSet, tile_windows
+
+from ..loading import BatchMaker, loader
+from ..schedule import length_stages
+from ..training import StepData
+from .options import DataOptions
+
+
+class Batch(NamedTuple):
+    """tokens: (B, L) uint8. lengths: (B,) int64, real bases. labels: (B,) int64."""
+
+    tokens: Tensor
+    lengths: Tensor
+    labels: Tensor
+
+
+def to_tensors(batch: WindowBatch) -> Batch:
+    """The same memory as tensors."""
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
+
+
+class TrainingBatches:
+    """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
+
+    def __init__(self, windows: TrainingWindows, rank: int, world_size: int) -> None:
+        self._windows = windows
+        self._rank = rank
+        self._world_size = world_size
+
+    def __call__(self, number: int, window: int, batch: int) -> Batch:
+        return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
+
+
+class ValidationBatches(Dataset):
+    """The windows of one rank, every `world_size`-th one, in batches of a fixed size."""
+
+    def __init__(self, tiles: WindowSet, rank: int, world_size: int, batch: int) -> None:
+        self._tiles = tiles
+        self._mine = np.arange(rank, len(tiles), world_size)
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return -(-len(self._mine) // self._batch)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chosen = self._mine[index * self._batch : (index + 1) * self._batch]
+        return to_tensors(self._tiles.batch(chosen))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[i] for i in range(len(self)))
+
+
+class SpeciesData(StepData):
+    """Windows of a store for Lightning.
+
+    Args:
+        store: from `mambabio.store.build_store`.
+        options: how to cut it.
+        seed: of the training windows.
+    """
+
+    unit = "bases"
+
+    def __init__(self, store: SequenceStore, options: DataOptions, seed: int) -> None:
+        super().__init__()
+        self._options = options
+        self.workers = options.num_workers
+        first = max(MINIMUM_WINDOW, min(options.first_window, options.window))
+        self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
+        self._windows = TrainingWindows(
+            store, seed=seed, reverse_complement=options.reverse_complement
+        )
+        for stage in self.stages:  # a window longer than a class's records is an error now
+            self._windows.positions(stage.window)
+        self.validation = self._validation(store)
+
+    def _validation(self, store: SequenceStore) -> WindowSet | None:
+        if not store.select("val"):
+            return None
+        tiles = tile_windows(store, "val", self._options.window)
+        most = self._options.val_windows
+        if len(tiles) <= most:
+            return tiles
+        # Evenly over the windows of each class, so that a rare class keeps its share.
+        chosen = np.linspace(0, len(tiles) - 1, most).round().astype(np.int64)
+        return tiles.take(np.unique(chosen))
+
+    def batch_maker(self) -> BatchMaker:
+        """Training batches of this rank."""
+        rank, world = self._place()
+        return TrainingBatches(self._windows, rank, world)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Validation batches of this rank; none without validation records."""
+        if self.validation is None:
+            return []
+        rank, world = self._place()
+        batch = max(1, self._options.tokens // self._options.window)
+        return loader(ValidationBatches(self.validation, rank, world, batch), pin=self.on_gpu)
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

@@ -1,0 +1,210 @@
+"""Train a species classifier from a sample sheet to an exported model folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.rank_zero import _get_rank
+
+from mambabio.classifier import SpeciesClassifier
+from mambabio.classifier_config import ClassifierConfig
+from mambabio.evaluate import calibrate
+from mambabio.sheet import SampleSheet, load_samples
+from mambabio.store import SequenceStore, build_store
+from mambacore.config import ModelConfig
+from mambacore.errors import UsageError
+
+from .. import checkpoints, environment
+from ..cli.fit_parser import FitArguments, to_yaml
+from ..options import TrainerOptions
+from ..progress import amount, make_progress
+from ..runs import Run
+from ..training import Outcome, train
+from .data import SpeciesData
+from .module import SpeciesModule
+from .options import DataOptions, ModelOptions
+
+_CALIBRATION_WINDOWS = 4096
+
+
+def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
+    """Run ``mambabio fit``; the run folder holds what comes of it.
+
+    Args:
+        arguments: sections data, model, optimizer and trainer.
+        verbose: leave Lightning's remarks on.
+
+    Raises:
+        DataError, UsageError, OSError: see the command line's exit codes.
+        Interrupted: by a signal, after the state was saved.
+    """
+    data_options: DataOptions = arguments.sections["data"]
+    leader = not _get_rank()
+    if not data_options.samples:
+        raise UsageError("name a sample sheet or a folder of sequences: --data.samples SHEET.")
+    samples = Path(data_options.samples).expanduser().absolute()
+    sheet = load_samples(samples)
+    model = build_model(arguments.sections["model"], data_options, sheet, arguments.seed)
+    if arguments.resume is not None:
+        run = Run.open(arguments.resume, leader=leader)
+        _refuse_if_finished(run, arguments)
+    else:
+        assert arguments.run is not None
+        run = Run.create(arguments.run, leader=leader)
+    try:
+        _fit(arguments, run, sheet, samples, model, leader=leader, verbose=verbose)
+    finally:
+        run.release()
+
+
+def _refuse_if_finished(run: Run, arguments: FitArguments) -> None:
+    if run.finished and not _prolongs(arguments):
+        run.release()
+        raise UsageError(
+            f"nothing to resume in {run.folder}: the training has ended and its model is in "
+            f"{run.model}. To train on, raise --trainer.max_steps, --trainer.max_time or "
+            "--trainer.patience."
+        )
+
+
+def _prolongs(arguments: FitArguments) -> bool:
+    return any(
+        f"trainer.{name}" in arguments.overrides for name in ("max_steps", "max_time", "patience")
+    )
+
+
+def build_model(
+    options: ModelOptions, data: DataOptions, sheet: SampleSheet, seed: int
+) -> SpeciesClassifier:
+    """An untrained classifier whose weights are a function of the seed.
+
+    Raises:
+        UsageError: settings that do not go together, or fewer than two labels.
+    """
+    if len(sheet.labels) < 2:
+        raise UsageError(
+            f"{sheet.source} has only the label {', '.join(sheet.labels)!r}; a classifier needs two or more."
+        )
+    config = ClassifierConfig(
+        model=ModelConfig(
+            d_model=options.d_model,
+            n_layer=options.n_layer,
+            mixer=options.mixer,
+            layers=options.layers,
+            mixer_options=options.mixer_options,
+            mlp_expand=options.mlp_expand,
+            dropout=options.dropout,
+            residual_dtype=options.residual_dtype,
+        ),
+        labels=sheet.labels,
+        window=data.window,
+        pooling=options.pooling,
+        head_dropout=options.head_dropout,
+        both_strands=options.both_strands,
+        n_policy=data.n_policy,
+    )
+    torch.manual_seed(seed)
+    return SpeciesClassifier(config)
+
+
+def _fit(
+    arguments: FitArguments,
+    run: Run,
+    sheet: SampleSheet,
+    samples: Path,
+    model: SpeciesClassifier,
+    *,
+    leader: bool,
+    verbose: bool,
+) -> None:
+    data_options: DataOptions = arguments.sections["data"]
+    trainer_options: TrainerOptions = arguments.sections["trainer"]
+    progress = make_progress() if leader else None
+    say = progress.say if progress else _ignore
+    # A folder is where it is, wherever the run is resumed from.
+    data_options = dataclasses.replace(data_options, samples=str(samples))
+    config = {**arguments.config(), "data": dataclasses.asdict(data_options)}
+    if leader:
+        run.write_config(to_yaml(config))
+    store = build_store(
+        sheet,
+        data_options.cache or run.cache,
+        n_policy=data_options.n_policy,
+        validation=data_options.validation,
+        seed=arguments.seed,
+        log=say,
+    )
+    data = SpeciesData(store, data_options, arguments.seed)
+    if data.validation is None:
+        say("no validation records: the last state is taken, and nothing stops early")
+    if leader:
+        if arguments.resume is not None and run.environment.is_file():
+            run.note(resumed={**environment.describe(), "overrides": dict(arguments.overrides)})
+        else:
+            run.write_environment(_inputs(samples, store), {"dropped": dict(store.dropped_counts)})
+    parameters = sum(p.numel() for p in model.parameters())
+    say(
+        f"training {amount(parameters)} parameters on {len(store.select('train')):,} records, "
+        f"{len(sheet.labels)} classes, into {run.folder}"
+    )
+    module = SpeciesModule(
+        model, arguments.sections["optimizer"], arguments.sections["model"].label_smoothing
+    )
+    outcome = train(
+        module,
+        data,
+        run,
+        seed=arguments.seed,
+        trainer_options=trainer_options,
+        optimizer_options=arguments.sections["optimizer"],
+        progress=progress,
+        extended=_prolongs(arguments),
+        verbose=verbose,
+    )
+    if leader:
+        say(f"training ended: {outcome.ended}")
+        export(run, module, store, outcome, parameters)
+        say(f"model (best validation: step {outcome.best_step}) exported to {run.model}")
+        run.note(finished=environment.now(), outcome=dataclasses.asdict(outcome))
+
+
+def _ignore(text: str) -> None:
+    """Ranks other than the first say nothing."""
+
+
+def _inputs(samples: Path, store: SequenceStore) -> list[dict[str, Any]]:
+    inputs: list[dict[str, Any]] = [dict(entry) for entry in store.inputs]
+    if samples.is_file():
+        sheet = {
+            "path": str(samples),
+            "bytes": os.path.getsize(samples),
+            "sha256": environment.sha256(samples),
+        }
+        inputs.insert(0, sheet)
+    return inputs
+
+
+def export(
+    run: Run, module: SpeciesModule, store: SequenceStore, outcome: Outcome, parameters: int
+) -> None:
+    """Write the best weights (the last ones without validation) as the run's model folder, with
+    the temperature fitted on the validation windows."""
+    source = run.best if run.best.is_file() else run.last
+    module.load_state_dict(checkpoints.read(source)["state_dict"])
+    model = module.model
+    train_records = store.select("train")
+    facts = {
+        "records": len(train_records),
+        "bases": sum(record.length for record in train_records),
+        "steps": outcome.best_step or outcome.step,
+        "parameters": parameters,
+        "inputs": [{"sha256": entry["sha256"]} for entry in store.inputs],
+    }
+    model.config = dataclasses.replace(model.config, trained_on=facts)
+    if store.select("val"):
+        calibrate(model, store, most=_CALIBRATION_WINDOWS)
+    model.save_pretrained(run.model)
