@@ -98,7 +98,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file() and not target.is_dir():
-        with _writing(path):
+        with _writing(path, only_disk=True):
             yield target
         return
     with _writing(path):
