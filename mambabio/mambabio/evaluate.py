@@ -1,0 +1,228 @@
+"""Score a classifier on a split of a sequence store, beside chance and k-mer baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mambabio.baselines import KmerBaselines
+from mambabio.calibration import fit_temperature
+from mambabio.classifier import SpeciesClassifier
+from mambabio.evaluation import Evaluation, SubsetScore
+from mambabio.metrics import Interval, bootstrap_interval, reliability, score
+from mambabio.rivals import Rivals
+from mambabio.scoring import Scorer
+from mambabio.sheet import Split
+from mambabio.store import SequenceStore
+from mambabio.windows import WindowSet, tile_windows
+from mambacore.errors import UsageError
+
+Progress = Callable[[int, int], None]
+"""Called with windows done and windows in all."""
+
+
+def window_log_probabilities(
+    scorer: Scorer,
+    tiles: WindowSet,
+    *,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """(n, classes) log-probabilities of a set of windows, in their order."""
+    size = scorer.batch_size(tiles.window) if batch_size is None else batch_size
+    if size < 1:
+        raise UsageError(f"batch_size is {size}; give a whole number of at least 1")
+    out = np.empty((len(tiles), len(scorer.model.labels)))
+    # By length, so that short windows are not padded to long ones.
+    order = np.argsort(tiles.length, kind="stable")
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        batch = tiles.batch(chosen)
+        longest = int(batch.lengths.max())
+        out[chosen] = scorer(batch.tokens[:, :longest], batch.lengths)
+        if progress is not None:
+            progress(min(start + size, len(order)), len(order))
+    return out
+
+
+def calibrate(
+    model: SpeciesClassifier,
+    store: SequenceStore,
+    *,
+    window: int | None = None,
+    batch_size: int | None = None,
+    precision: str = "float32",
+    most: int = 20_000,
+) -> float:
+    """Fit the model's temperature on the validation windows of a store, and set it.
+
+    Args:
+        model: its `config.temperature` is replaced.
+        store: with validation records.
+        window: bases; the trained length by default.
+        batch_size, precision: as for `evaluate`.
+        most: windows to use at most, spread evenly over the validation windows.
+
+    Returns:
+        The temperature.
+    """
+    _check_store(model, store)
+    tiles = tile_windows(store, "val", model.config.window if window is None else window)
+    if len(tiles) > most:
+        tiles = tiles.take(np.linspace(0, len(tiles) - 1, most).astype(np.int64))
+    model.with_temperature(1.0)
+    logits = window_log_probabilities(
+        Scorer(model, precision=precision), tiles, batch_size=batch_size
+    )
+    temperature = fit_temperature(logits, _to_model_ids(model, store)[tiles.labels])
+    model.with_temperature(temperature)
+    return temperature
+
+
+def evaluate(
+    model: SpeciesClassifier,
+    store: SequenceStore,
+    *,
+    split: Split = "test",
+    window: int | None = None,
+    baselines: KmerBaselines | None = None,
+    fit_baselines: bool = True,
+    batch_size: int | None = None,
+    both_strands: bool | None = None,
+    precision: str = "float32",
+    near_duplicates: Collection[int] | None = None,
+    samples: int = 2000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Score every window of a non-overlapping tiling of a split's records.
+
+    Args:
+        model: the classifier; its device is used.
+        store: the sequences, cut as the model's `n_policy` says; its labels are the model's.
+        split: "train", "val" or "test".
+        window: bases; the trained length by default.
+        baselines: k-mer classifiers fitted for this window length; fitted here by default, on
+            the store's training records.
+        fit_baselines: whether to do that.
+        batch_size, both_strands, precision: as for `mambabio.classify.classify`.
+        near_duplicates: places in `store.records` that are nearly in the training data; the
+            figures are then given without them too.
+        samples, seed: of the bootstrap.
+        progress: called with windows done and in all.
+        log: called with a line a step of the baselines.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        UsageError: labels or n_policy of the store are not the model's; numbers out of range.
+        DataError: the split has no windows of this length.
+    """
+    _check_store(model, store)
+    window = model.config.window if window is None else window
+    tiles = tile_windows(store, split, window)
+    scorer = Scorer(model, both_strands=both_strands, precision=precision)
+    log_p = window_log_probabilities(scorer, tiles, batch_size=batch_size, progress=progress)
+    true = _to_model_ids(model, store)[tiles.labels]
+    called = log_p.argmax(axis=1)
+    right = called == true
+
+    rivals = Rivals.on(tiles, baselines, fit=fit_baselines, log=log)
+    figures = score(true, called, model.labels)
+
+    def macro_interval(values: NDArray[np.float64] | NDArray[np.bool_]) -> Interval:
+        return bootstrap_interval(values, true, tiles.group, samples=samples, seed=seed)
+
+    advantage = None
+    if rivals.best is not None and rivals.best_right is not None:
+        paired = macro_interval(right.astype(np.float64) - rivals.best_right)
+        advantage = figures.macro_accuracy - rivals.best.macro_accuracy, paired
+    subset = None
+    if near_duplicates:
+        keep = ~np.isin(tiles.record, list(near_duplicates))
+        subset = _subset(true, called, rivals.best_right, tiles, keep, model.labels, seed)
+    confidence = np.minimum(np.exp(log_p.max(axis=1)), 1.0)
+    return Evaluation(
+        split=split,
+        window=window,
+        trained_window=model.config.window,
+        labels=model.labels,
+        windows=len(tiles),
+        records=len(np.unique(tiles.record)),
+        bases=int(tiles.length.sum()),
+        accuracy=figures.accuracy,
+        macro_accuracy=figures.macro_accuracy,
+        interval=macro_interval(right),
+        f1=figures.f1,
+        mcc=figures.mcc,
+        chance=1 / len(model.labels),
+        majority=float(np.bincount(true).max() / len(true)),
+        baseline=rivals.best,
+        advantage=advantage,
+        baselines=rivals.scores,
+        no_baseline=rivals.reason,
+        per_class=figures.per_class,
+        confusion=figures.confusion,
+        reliability=reliability(confidence, right),
+        temperature=model.config.temperature,
+        dropped=_dropped(store, tiles),
+        excluding_near_duplicates=subset,
+        both_strands=scorer.both_strands,
+    )
+
+
+def _check_store(model: SpeciesClassifier, store: SequenceStore) -> None:
+    unknown = sorted(set(store.labels) - set(model.labels))
+    if unknown:
+        raise UsageError(
+            f"the sheet has the label {unknown[0]!r}, which the model was not trained on; it "
+            f"knows {', '.join(model.labels)}"
+        )
+    if store.n_policy != model.config.n_policy:
+        raise UsageError(
+            f"the sequences were prepared with n_policy {store.n_policy!r}, the model was trained "
+            f"with {model.config.n_policy!r}; prepare them the same way"
+        )
+
+
+def _to_model_ids(model: SpeciesClassifier, store: SequenceStore) -> NDArray[np.int64]:
+    """The model's class id of each of the store's."""
+    return np.array([model.labels.index(label) for label in store.labels], dtype=np.int64)
+
+
+def _dropped(store: SequenceStore, tiles: WindowSet) -> dict[str, int]:
+    counts = store.dropped_counts
+    for reason, count in tiles.dropped.items():
+        counts[reason] = counts.get(reason, 0) + count
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _subset(
+    true: NDArray[np.int64],
+    called: NDArray[np.int64],
+    best_right: NDArray[np.bool_] | None,
+    tiles: WindowSet,
+    keep: NDArray[np.bool_],
+    labels: tuple[str, ...],
+    seed: int,
+) -> SubsetScore | None:
+    """The figures of some windows; None where these are all or none."""
+    if keep.all() or not keep.any():
+        return None
+    figures = score(true[keep], called[keep], labels)
+    right = called[keep] == true[keep]
+    beside = None
+    if best_right is not None:
+        beside = float(np.mean([best_right[keep & (true == c)].mean() for c in set(true[keep])]))
+    return SubsetScore(
+        records=len(np.unique(tiles.record[keep])),
+        windows=int(keep.sum()),
+        accuracy=figures.accuracy,
+        macro_accuracy=figures.macro_accuracy,
+        interval=bootstrap_interval(right, true[keep], tiles.group[keep], seed=seed),
+        baseline_macro_accuracy=beside,
+    )
