@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba import types
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -114,22 +115,40 @@ class _Cache(FunctionCache):
             super().save_overload(sig, data)
 
 
-def jit(function: Callable | None = None, **options: Any) -> Any:
+def _without_literals(dispatcher: Any) -> None:
+    """Compile once for a type, where Numba would do so for each constant that a kernel passes."""
+    template = dispatcher.get_call_template
+
+    def get_call_template(args, kws):
+        plain = tuple(types.unliteral(a) for a in args)
+        return template(plain, {name: types.unliteral(a) for name, a in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
+
+
+def jit(function: Callable | None = None, *, inner: bool = False, **options: Any) -> Any:
     """Compile with Numba: no Python objects, no GIL, NumPy's division, cached on disk.
 
-    Use as ``@jit`` or ``@jit(inline=...)``; options are `numba.njit`'s. Floating-point maths keeps
+    Use as ``@jit`` or ``@jit(option=...)``; options are `numba.njit`'s. Floating-point maths keeps
     its NaN and infinities; only multiply and add may be fused into one.
+
+    inner: the function is only called from compiled functions, so that nothing is compiled for
+        calls from Python (shorter compilation).
     """
     if function is None:
-        return lambda given: jit(given, **options)
+        return lambda given: jit(given, inner=inner, **options)
     settings = {
         "nogil": True,
         "error_model": "numpy",
         "boundscheck": False,
         "fastmath": {"contract"},
+        "no_cpython_wrapper": inner,
+        "no_cfunc_wrapper": True,
         **options,
     }
     dispatcher: Any = numba.njit(**settings)(function)
-    if cache_folder() is not None and not getattr(numba.config, "DISABLE_JIT", False):
+    _without_literals(dispatcher)
+    # A cache entry of the outer function holds all of its code.
+    if not inner and cache_folder() is not None and not getattr(numba.config, "DISABLE_JIT", False):
         dispatcher._cache = _Cache(function)
     return dispatcher
