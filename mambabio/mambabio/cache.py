@@ -235,5 +235,7 @@ def _writing(
             advice = "free some space or choose another place; nothing was replaced"
         else:
             advice = "choose a place that can be written to"
+        if what == "lock":
+            advice += "; MAMBAKIT_CACHE names the folder for caches"
         kind = "" if what == "file" else f"{what} "
         raise DataError(f"{path}: {kind}cannot be written ({reason}): {advice}") from error

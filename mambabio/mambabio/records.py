@@ -69,7 +69,8 @@ class RecordStream:
     name, description, circular, source, index: as in `Record`.
     chunks: iterator of uint8 token ids (at most chunk_bytes,); every chunk but the last has
         exactly that length, wherever the record stands in its file. Read it before asking for
-        the next record, which skips (and checks) what is left.
+        the next record, which checks what is left and throws it away; reading on after that is a
+        RuntimeError.
     """
 
     name: str
@@ -164,12 +165,11 @@ def _stream(
     notice: Notice | None,
 ) -> Iterator[RecordStream]:
     for raw, pieces in read_pieces(path, format, soft_mask, notice):
-        chunks = _exact_chunks((ids for ids, _ in pieces), chunk_bytes)
+        chunks = _Chunks(_exact_chunks((ids for ids, _ in pieces), chunk_bytes), raw.name)
         yield RecordStream(
             raw.name, raw.description, raw.circular, chunks, source=raw.source, index=raw.index
         )
-        for _ in chunks:
-            pass
+        chunks.skip()
 
 
 def read_pieces(
@@ -183,6 +183,27 @@ def read_pieces(
     with open_raw_records(path, format) as records:
         for raw in records:
             yield raw, Pieces(raw, soft_mask, uracil)
+
+
+class _Chunks(Iterator[Ids]):
+    """Chunks that are gone, rather than seem to be none, once the file has been read past them."""
+
+    def __init__(self, chunks: Iterator[Ids], name: str) -> None:
+        self._chunks = chunks
+        self._name = name
+        self._skipped = False
+
+    def __next__(self) -> Ids:
+        if self._skipped:
+            raise RuntimeError(
+                f"the chunks of record {self._name!r} are gone: read a record's chunks before "
+                "asking stream_records for the next record"
+            )
+        return next(self._chunks)
+
+    def skip(self) -> None:
+        for _ in self._chunks:
+            self._skipped = True
 
 
 def _exact_chunks(pieces: Iterator[Ids], size: int) -> Iterator[Ids]:

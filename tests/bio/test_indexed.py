@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mambabio import indexed
 from mambabio.alphabet import decode, encode
 from mambabio.errors import SequenceError
 from mambabio.indexed import IndexedFasta, parse_region
@@ -130,6 +131,18 @@ def test_entries_of_other_formats_are_copied(tmp_path: Path) -> None:
     assert "not FASTA" in said[0]
 
 
+def test_names_that_are_no_utf8_and_long_fetches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexed, "_SLICE_BASES", 7)
+    path = tmp_path / "x.fa"
+    path.write_bytes(">r\xe9 x\nACGTNACG\nTTAC\n>é\nACG\n".encode("latin-1"))
+    (name, _), expected = zip(*[(r.name, r.sequence) for r in read_records(path)], strict=True)
+    with IndexedFasta(path, tmp_path / "cache", log=lambda _: None) as fasta:
+        np.testing.assert_array_equal(fasta.fetch(name), expected[0])
+        np.testing.assert_array_equal(fasta.fetch(name, 3, 11), expected[0][3:11])
+
+
 def test_copies_keep_long_records_and_case(tmp_path: Path) -> None:
     text = "".join(RNG.choice(list("ACGTacgtN"), 200_003))
     path = tmp_path / "x.fa.gz"
@@ -185,9 +198,7 @@ def test_processes_never_spoil_an_index(tmp_path: Path, compress: bool) -> None:
         worker.stdin.write("go\n")
         worker.stdin.flush()
     # Meanwhile the file changes, so that indexes are made while others are read.
-    for i in range(10_000):
-        if all(worker.poll() is not None for worker in workers):
-            break
+    for i in range(15):
         os.utime(path, ns=(i, i))
         time.sleep(0.02)
     for worker in workers:
@@ -270,6 +281,9 @@ def test_ranges_and_names_that_are_not_there(tmp_path: Path) -> None:
             assert str(path) in str(caught.value)
     with pytest.raises(SequenceError, match="check the path"):
         IndexedFasta(tmp_path / "none.fa", tmp_path / "cache")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SequenceError, match="plain file"):
+        IndexedFasta(tmp_path / "pipe", tmp_path / "cache")
     with pytest.raises(UsageError, match="standard input"):
         IndexedFasta("-")
 
