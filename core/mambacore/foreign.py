@@ -61,6 +61,8 @@ HF_INERT = _BOOKKEEPING | {
     "output_hidden_states",
     "pad_token_id",
     "pad_vocab_size_multiple",  # vocab_size is padded already
+    # Starting values only, says its documentation. transformers 5.23 also divides the loaded
+    # out_proj by sqrt(layers) when it is true; here the weights are taken as they were saved.
     "rescale_prenorm_residual",
     "return_dict",
     "time_step_floor",

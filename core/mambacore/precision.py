@@ -32,9 +32,13 @@ class KeepsFloat32(nn.Module):
     no_decay_parameters: tuple[str, ...] = ()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        # `.data`, because the cast replaces the contents of these very objects.
         before = {name: self.get_parameter(name) for name in self.float32_parameters}
         values = {name: parameter.data for name, parameter in before.items()}
-        gradients = {name: parameter.grad for name, parameter in before.items()}
+        gradients = {
+            name: None if parameter.grad is None else parameter.grad.data
+            for name, parameter in before.items()
+        }
         super()._apply(fn, recurse)  # pyright: ignore[reportCallIssue]
         for name in self.float32_parameters:
             parameter = self.get_parameter(name)

@@ -15,7 +15,7 @@ from mambacore.errors import UsageError
 from mambacore.mixers.base import Mixer
 from mambacore.mixers.registry import register_mixer
 from mambacore.precision import accumulate_dtype
-from mambacore.segments import last_segment, runs
+from mambacore.segments import continues, keep_rows, last_segment, runs
 
 
 class AttentionState(NamedTuple):
@@ -99,8 +99,9 @@ class AttentionMixer(Mixer):
         q, k = self._rotate(positions, q, k)
         keys, values = k, v
         if state is not None:
-            keys = torch.cat([state.keys, k], dim=2)
-            values = torch.cat([state.values, v], dim=2)
+            kept = continues(segment_ids, segment)
+            keys = torch.cat([keep_rows(state.keys, kept), k], dim=2)
+            values = torch.cat([keep_rows(state.values, kept), v], dim=2)
         mask = None if fresh else _mask(keys.shape[2] - length, length, seen, numbers)
         y = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, is_causal=fresh)
         y = self.out_proj(y.transpose(1, 2).flatten(2))
