@@ -7,6 +7,7 @@
     metrics.csv        one row a measurement
     checkpoints/       last.ckpt (where --resume goes on), best.ckpt (best validation score)
     model/             the best weights, exported when the training ends
+    baselines-N.npz    k-mer baselines for windows of N bases
     cache/             the inputs, encoded
 """
 
@@ -80,6 +81,10 @@ class Run:
     def cache(self) -> Path:
         """The encoded inputs."""
         return self.folder / "cache"
+
+    def baselines(self, window: int) -> Path:
+        """The k-mer baselines for windows of that length."""
+        return self.folder / f"baselines-{window}.npz"
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], *, leader: bool = True) -> Run:

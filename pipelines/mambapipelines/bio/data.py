@@ -85,7 +85,7 @@ class SpeciesData(StepData):
         self._windows = TrainingWindows(
             store, seed=seed, reverse_complement=options.reverse_complement
         )
-        for stage in self.stages:  # a window longer than a class's records is an error now
+        for stage in reversed(self.stages):  # a window longer than a class's records fails now
             self._windows.positions(stage.window)
         self.validation = self._validation(store)
 

@@ -27,6 +27,7 @@ from ..training import Outcome, train
 from .data import SpeciesData
 from .module import SpeciesModule
 from .options import DataOptions, ModelOptions
+from .stores import fit_baselines
 
 _CALIBRATION_WINDOWS = 4096
 
@@ -87,7 +88,8 @@ def build_model(
     """
     if len(sheet.labels) < 2:
         raise UsageError(
-            f"{sheet.source} has only the label {', '.join(sheet.labels)!r}; a classifier needs two or more."
+            f"{sheet.source} has only the label {', '.join(sheet.labels)!r}; a classifier needs "
+            "two or more."
         )
     config = ClassifierConfig(
         model=ModelConfig(
@@ -169,6 +171,8 @@ def _fit(
         say(f"training ended: {outcome.ended}")
         export(run, module, store, outcome, parameters)
         say(f"model (best validation: step {outcome.best_step}) exported to {run.model}")
+        if data_options.baselines:
+            fit_baselines(store, data_options.window, say).save(run.baselines(data_options.window))
         run.note(finished=environment.now(), outcome=dataclasses.asdict(outcome))
 
 

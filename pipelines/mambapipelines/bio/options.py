@@ -27,6 +27,7 @@ class DataOptions:
         reverse_complement: give half of the training windows as their reverse complement.
         num_workers: processes that prepare batches; 0 prepares them in the training process,
             which is fastest on a CPU.
+        baselines: also fit the k-mer baselines that the model has to beat, after the training.
         cache: folder for the encoded sequences; by default the run's own.
     """
 
@@ -40,6 +41,7 @@ class DataOptions:
     n_policy: Literal["cut", "split", "keep"] = "cut"
     reverse_complement: bool = True
     num_workers: int = 0
+    baselines: bool = True
     cache: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Which sequence store a verb reads: the run's own where the sheet is the run's."""
+"""Which sequence store and which baselines a verb reads: the run's own where they fit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 import yaml
 
+from mambabio.baselines import KmerBaselines
 from mambabio.cache import default_cache_dir
 from mambabio.classifier_config import ClassifierConfig
-from mambabio.sheet import load_samples
+from mambabio.sheet import Split, load_samples
 from mambabio.store import Log, SequenceStore, build_store
+from mambabio.windows import tile_windows
+from mambacore.errors import DataError
+
+from ..runs import Run
 
 
 def run_of(path: Path) -> Path | None:
@@ -47,3 +52,30 @@ def store_for(
         seed=seed,
         log=log,
     )
+
+
+def check_window(store: SequenceStore, split: Split, window: int) -> None:
+    """Refuse a window that was asked for and that no record of the split fills.
+
+    Raises:
+        DataError: it is longer than every record.
+    """
+    longest = max(store.select(split), key=lambda record: record.length, default=None)
+    if longest is not None and longest.length < window:
+        raise DataError(
+            f"--window {window:,} is longer than every {split} record; the longest is "
+            f"{longest.name!r} with {longest.length:,} bases. Ask for a window of at most that."
+        )
+
+
+def fit_baselines(store: SequenceStore, window: int, log: Log) -> KmerBaselines:
+    """The k-mer baselines of a store's training part, chosen on its validation part."""
+    train = tile_windows(store, "train", window)
+    val = tile_windows(store, "val", window) if store.select("val") else None
+    return KmerBaselines.fit(train, val, log=log)
+
+
+def saved_baselines(run: Path | None, window: int) -> KmerBaselines | None:
+    """The run's baselines for windows of that length; None where it has none."""
+    path = None if run is None else Run(run).baselines(window)
+    return KmerBaselines.load(path) if path and path.is_file() else None

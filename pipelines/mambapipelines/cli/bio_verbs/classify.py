@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 from ...files import output
 from ..arguments import (
@@ -15,6 +16,9 @@ from ..arguments import (
     precision_of,
     probability,
 )
+
+if TYPE_CHECKING:
+    from mambabio.classify import Prediction
 
 
 def _parser(prog: str) -> Parser:
@@ -78,17 +82,22 @@ def main(argv: list[str], prog: str) -> int:
         "notice": lambda text: print(f"{prog}: {text}", file=sys.stderr),
     }
     header = ["record", "length", "label", "probability"]
+    if arguments.all:
+        header += model.labels
     with output(arguments.output) as file:
-        print(*header, *(model.labels if arguments.all else ()), sep="\t", file=file)
         for path in arguments.inputs:
             for prediction in model.classify(path, **settings):
-                cells = [
-                    prediction.record,
-                    str(prediction.length),
-                    prediction.label,
-                    f"{prediction.probability:.4f}",
-                ]
-                if arguments.all:
-                    cells += [f"{p:.4f}" for p in prediction.probabilities]
-                print(*cells, sep="\t", file=file)
+                # Only now, so that a bad file gives no output at all.
+                if header:
+                    print(*header, sep="\t", file=file)
+                    header = []
+                print(*_cells(prediction, arguments.all), sep="\t", file=file)
     return 0
+
+
+def _cells(prediction: Prediction, every_class: bool) -> list[str]:
+    cells = [prediction.record, str(prediction.length), prediction.label]
+    cells.append(f"{prediction.probability:.4f}")
+    if every_class:
+        cells += [f"{p:.4f}" for p in prediction.probabilities]
+    return cells

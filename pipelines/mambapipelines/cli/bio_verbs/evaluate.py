@@ -56,23 +56,28 @@ def main(argv: list[str], prog: str) -> int:
     from mambabio.classifier import SpeciesClassifier
     from mambabio.evaluate import evaluate
 
-    from ...bio.stores import run_of, store_for
+    from ...bio.stores import check_window, run_of, saved_baselines, store_for
 
     device = device_of(arguments)
     model = SpeciesClassifier.from_pretrained(arguments.model, device=device)
     run = run_of(Path(arguments.model))
     store = store_for(model.config, Path(arguments.samples), run, log=_log)
+    window = arguments.window or model.config.window
+    if arguments.window:
+        check_window(store, arguments.split, window)
     evaluation = evaluate(
         model,
         store,
         split=arguments.split,
-        window=arguments.window,
+        window=window,
+        baselines=None if arguments.no_baseline else saved_baselines(run, window),
         fit_baselines=not arguments.no_baseline,
         batch_size=arguments.batch_size,
         both_strands=arguments.both_strands,
         precision=precision_of(arguments, device),
         seed=arguments.seed,
         progress=_Progress() if sys.stderr.isatty() else None,
+        log=_log,
     )
     folder = Path(arguments.out) if arguments.out else run and run / "evaluation"
     if folder:
