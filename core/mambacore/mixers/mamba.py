@@ -7,7 +7,7 @@ W convolution width.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,7 @@ class MambaMixer(Mixer):
         conv_bias: bool = True,
         bias: bool = False,
         a_init: str = "s4d-real",
-        discretization: str = "euler",
+        discretization: Literal["euler", "zoh"] = "euler",
         backend: str | None = None,
     ) -> None:
         super().__init__()
