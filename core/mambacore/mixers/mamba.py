@@ -113,7 +113,7 @@ class MambaMixer(Mixer):
             raise UsageError(f"discretization {discretization!r} is not one of euler, zoh")
         if dt_init not in ("random", "constant"):
             raise UsageError(f"dt_init {dt_init!r} is not one of random, constant")
-        self.discretization = discretization
+        self.discretization: Literal["euler", "zoh"] = discretization
         self.backend = backend
 
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
