@@ -210,6 +210,7 @@ def _evaluation_part(main: Evaluation, same: Sequence[Evaluation], target: Path)
         for e in same
     ]
     header = ("window", "windows", "macro accuracy", "interval", "k-mer baseline", "chance")
+    hint = ["`evaluate` with other window lengths adds points to this figure.", ""]
     return [
         "## Evaluation",
         "",
@@ -229,4 +230,5 @@ def _evaluation_part(main: Evaluation, same: Sequence[Evaluation], target: Path)
         "",
         markdown_table(header, lengths),
         "",
+        *(hint if len(same) == 1 else []),
     ]

@@ -28,7 +28,7 @@ _AUTOCAST = {
     "fp16": torch.float16,
     "16-mixed": torch.float16,
 }
-_BASES_AT_ONCE = {"cpu": 1 << 15}
+_BASES_AT_ONCE = {"cpu": 1 << 14}
 _BASES_AT_ONCE_ELSEWHERE = 1 << 20
 
 
