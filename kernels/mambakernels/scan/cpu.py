@@ -16,7 +16,7 @@ from mambakernels.scan import cpu_backward, cpu_forward
 from mambakernels.scan.cpu_tiles import aligned, describe
 from mambakernels.scan.reference import stretch_decay
 
-TILE = 32  # steps between saved states
+TILE = 64  # steps between saved states
 _TASKS = 8  # groups are made so small that there are as many, if there are the channels
 _JOINED = 512  # steps of dB and dC added up in one task
 
@@ -92,7 +92,8 @@ def forward(
 ):  # fmt: skip
     """One pass does everything, so a summary made before is of no help here."""
     out = torch.empty(u.shape, dtype=u.dtype)
-    saved = A.new_empty(saved_shape(*u.shape, A.shape[1]) if save else (0,))
+    batch, length, channels = u.shape
+    saved = A.new_empty(saved_shape(batch, length, channels, A.shape[1]) if save else (0,))
     final_state = _scan(
         u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids, delta_softplus, zoh,
         reverse, out, saved, None,

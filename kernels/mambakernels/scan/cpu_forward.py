@@ -160,13 +160,16 @@ def forward(
             read_channels(initial_state, at, states, lanes, scratch, all_states + block * per_block)
 
     step = -1 if reverse else 1
+    next_tile = step * tile
     for number in range(tiles):
         start = number * tile
         rows = min(tile, length - start)
         first = length - 1 - start if reverse else start
-        read_tile(table, B, batch, first, step, rows, 0, states, scratch, B_at, stride)
+        read_tile(table, B, batch, first, step, rows, next_tile, 0, states, scratch, B_at, stride)
         if table[C, ADDRESS] != 0:
-            read_tile(table, C, batch, first, step, rows, 0, states, scratch, C_at, stride)
+            read_tile(
+                table, C, batch, first, step, rows, next_tile, 0, states, scratch, C_at, stride
+            )
         for block in range(blocks):
             channel = first_channel + block * LANES
             lanes = min(LANES, last_channel - channel)
@@ -177,8 +180,23 @@ def forward(
                 to = ((batch * tiles + number) * all_blocks + channel // LANES) * states * LANES
                 for k in range(0, states * LANES, LANES):
                     store(saved, to + k, load(scratch, state + k))
-            read_tile(table, U, batch, first, step, rows, channel, lanes, scratch, u, LANES)
-            read_tile(table, DELTA, batch, first, step, rows, channel, lanes, scratch, delta, LANES)
+            read_tile(
+                table, U, batch, first, step, rows, next_tile, channel, lanes, scratch, u, LANES
+            )
+            read_tile(
+                table,
+                DELTA,
+                batch,
+                first,
+                step,
+                rows,
+                next_tile,
+                channel,
+                lanes,
+                scratch,
+                delta,
+                LANES,
+            )
             prepare_delta(delta_bias, channel, lanes, rows, use_softplus, scratch, delta, spare)
             if totals.size > 0:
                 total = load(scratch, sums + block * LANES)
@@ -213,17 +231,23 @@ def forward(
             if table[OUT, ADDRESS] == 0:
                 continue
             if D.size > 0:
-                read_tile(table, U, batch, first, step, rows, channel, lanes, scratch, u, LANES)
+                read_tile(
+                    table, U, batch, first, step, rows, next_tile, channel, lanes, scratch, u, LANES
+                )
                 read_vector(D, channel, lanes, scratch, spare)
                 weight = load(scratch, spare)
                 for i in range(0, rows * LANES, LANES):
                     store(scratch, y + i, fma(load(scratch, u + i), weight, load(scratch, y + i)))
             if table[Z, ADDRESS] != 0:
-                read_tile(table, Z, batch, first, step, rows, channel, lanes, scratch, u, LANES)
+                read_tile(
+                    table, Z, batch, first, step, rows, next_tile, channel, lanes, scratch, u, LANES
+                )
                 for i in range(0, rows * LANES, LANES):
                     z = load(scratch, u + i)
                     store(scratch, y + i, mul(load(scratch, y + i), mul(z, sigmoid(z))))
-            write_tile(table, OUT, batch, first, step, rows, channel, lanes, scratch, y, LANES)
+            write_tile(
+                table, OUT, batch, first, step, rows, next_tile, channel, lanes, scratch, y, LANES
+            )
 
     for block in range(blocks):
         channel = first_channel + block * LANES

@@ -57,47 +57,56 @@ def padded(count, to):
 
 
 @jit(inner=True)
-def read_tile(table, which, batch, first, step, rows, column, width, scratch, to, to_row):
-    """Rows first, first + step, ... and `width` columns, padded with zeros to whole vectors."""
+def read_tile(
+    table, which, batch, first, step, rows, next_tile, column, width, scratch, to, to_row
+):  # fmt: skip
+    """Rows first, first + step, ... and `width` columns, padded with zeros to whole vectors.
+
+    next_tile: how many rows further the caller will ask for more.
+    """
     stay_apart()
     address = table[which, ADDRESS]
     kind = table[which, KIND]
     stride = table[which, STEP_STRIDE]
     start = batch * table[which, BATCH_STRIDE] + column
+    ahead = next_tile * stride
     for i in range(rows):
         row = start + (first + step * i) * stride
         for c in range(0, width, LANES):
             if kind == FLOAT32:
-                vector = get(address, row + c, width - c, FLOAT32, scratch)
+                vector = get(address, row + c, width - c, FLOAT32, ahead, scratch)
             elif kind == BFLOAT16:
-                vector = get(address, row + c, width - c, BFLOAT16, scratch)
+                vector = get(address, row + c, width - c, BFLOAT16, ahead, scratch)
             elif kind == FLOAT16:
-                vector = get(address, row + c, width - c, FLOAT16, scratch)
+                vector = get(address, row + c, width - c, FLOAT16, ahead, scratch)
             else:
-                vector = get(address, row + c, width - c, FLOAT64, scratch)
+                vector = get(address, row + c, width - c, FLOAT64, ahead, scratch)
             store(scratch, to + i * to_row + c, vector)
 
 
 @jit(inner=True)
-def write_tile(table, which, batch, first, step, rows, column, width, scratch, at, at_row):
+def write_tile(
+    table, which, batch, first, step, rows, next_tile, column, width, scratch, at, at_row
+):  # fmt: skip
     """The way back, rounded to the tensor's dtype; nothing beyond `width` columns is touched."""
     stay_apart()
     address = table[which, ADDRESS]
     kind = table[which, KIND]
     stride = table[which, STEP_STRIDE]
     start = batch * table[which, BATCH_STRIDE] + column
+    ahead = next_tile * stride
     for i in range(rows):
         row = start + (first + step * i) * stride
         for c in range(0, width, LANES):
             vector = load(scratch, at + i * at_row + c)
             if kind == FLOAT32:
-                put(address, row + c, width - c, FLOAT32, vector)
+                put(address, row + c, width - c, FLOAT32, ahead, vector)
             elif kind == BFLOAT16:
-                put(address, row + c, width - c, BFLOAT16, vector)
+                put(address, row + c, width - c, BFLOAT16, ahead, vector)
             elif kind == FLOAT16:
-                put(address, row + c, width - c, FLOAT16, vector)
+                put(address, row + c, width - c, FLOAT16, ahead, vector)
             else:
-                put(address, row + c, width - c, FLOAT64, vector)
+                put(address, row + c, width - c, FLOAT64, ahead, vector)
 
 
 @jit(inner=True)
