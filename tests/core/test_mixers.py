@@ -20,7 +20,7 @@ from mambacore import (
     mixer_names,
     register_mixer,
 )
-from mambacore.mixers import AttentionMixer, MambaMixer, S4DMixer
+from mambacore.mixers import AttentionMixer, MambaMixer, S4DMixer, s4d
 
 
 def test_mamba_has_the_peers_parameters() -> None:
@@ -103,6 +103,20 @@ def test_s4d_in_float32_stays_exact_over_long_memory(decay: float) -> None:
             y, carried = m(x[:, t : t + 1], carried)
             outputs.append(y)
         assert_close(torch.cat(outputs, dim=1), expected, 5e-6, "recurrence")
+
+
+def test_s4d_scans_segments_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    m = S4DMixer(4, d_state=6)
+    x, ids = torch.randn(2, 75, 4), torch.arange(75).repeat(2, 1) // torch.tensor([[20], [33]])
+    x.requires_grad_()
+    outcomes = []
+    for budget in (1 << 20, 1):  # one block, and blocks of a single chunk
+        monkeypatch.setattr(s4d, "_SCAN_BYTES_CPU", budget)
+        y, state = m(x, segment_ids=ids)
+        (gradient,) = torch.autograd.grad(y.square().sum(), x)
+        outcomes.append((y, torch.view_as_real(state.ssm), gradient))
+    for got, expected in zip(*outcomes, strict=True):
+        assert_close(got, expected, 1e-5)
 
 
 def test_s4d_does_not_leak_backwards_in_time() -> None:
