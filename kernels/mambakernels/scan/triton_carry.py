@@ -11,8 +11,6 @@ import triton.language as tl
 
 from mambakernels.scan.triton_primitives import LOG2E, part
 
-AHEAD = tl.constexpr(8)
-
 
 @part
 def decay_of(A2, total):
@@ -24,7 +22,7 @@ def decay_of(A2, total):
 def carry_states(
     summaries, A, initial, starts, final, decay,
     channels, states, chunks,
-    BLOCK_D: tl.constexpr,
+    BLOCK_D: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """h -> exp(A total) h + own, chunk after chunk.
 
@@ -73,7 +71,7 @@ def carry_states(
 def carry_adjoints(
     starts, A, dfinal, adjoints, dinitial,
     channels, states, chunks,
-    BLOCK_D: tl.constexpr,
+    BLOCK_D: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """The same from the last chunk to the first, for the derivatives by the state.
 

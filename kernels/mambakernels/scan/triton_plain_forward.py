@@ -40,10 +40,9 @@ def advance(
     if ZOH:
         phi1, _ = phi(A2 * step[None, :] * (1.0 / LOG2E), a)
         x = x * phi1
-    if segments is not None:
-        if t > 0:
-            if starts_segment(segments, stride_segment, t, length, REVERSE):
-                h = tl.zeros_like(h)
+    if segments is not None:  # noqa: SIM102
+        if starts_segment(segments, stride_segment, t, length, REVERSE):
+            h = tl.zeros_like(h)
     return a * h + x
 
 
@@ -95,10 +94,9 @@ def summarise(
             h, A2, step, step * u_D, B_N, segments, segment_row, t, length, ZOH, REVERSE
         )  # fmt: skip
         total += step
-        if segments is not None:
-            if t > 0:
-                if starts_segment(segments, segment_row, t, length, REVERSE):
-                    total += float("inf")
+        if segments is not None:  # noqa: SIM102
+            if starts_segment(segments, segment_row, t, length, REVERSE):
+                total += float("inf")
         t += 1
     out = summaries + (batch * chunks + chunk) * (states + 1) * channels
     tl.store(out + n[:, None] * channels + d[None, :], h, mask=inside)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mambakernels.scan.triton_forward import advance
+from mambakernels.scan.triton_plain_forward import advance
 from mambakernels.scan.triton_primitives import (
     LOG2E,
     phi,
@@ -79,10 +79,9 @@ def summarise_adjoints(
             dy = dy * z_D * sigmoid(z_D)
         step, _ = step_size(delta_D, bias_D, SOFTPLUS)
         v = tl.exp2(A2 * step[None, :]) * (v + C_N[:, None] * dy[None, :])
-        if segments is not None:
-            if t > 0:
-                if starts_segment(segments, segment_row, t, length, REVERSE):
-                    v = tl.zeros_like(v)
+        if segments is not None:  # noqa: SIM102
+            if starts_segment(segments, segment_row, t, length, REVERSE):
+                v = tl.zeros_like(v)
         i += 1
     out = adjoints + (batch * chunks + chunk) * states * channels
     tl.store(out + n[:, None] * channels + d[None, :], v, mask=inside)
@@ -91,15 +90,15 @@ def summarise_adjoints(
 @triton.jit
 def scan_gradients(
     dout, dfinal, adjoints, starts, u, delta, A, B, C, D, z, bias, initial, segments,
-    du, ddelta, dz, dB, dC, sums, dinitial, scratch,
+    du, ddelta, dz, partials, sums, dinitial, scratch,
     items, programs, length, channels, states, chunks, chunk_length, sub_length,
     dout_batch, dout_row, u_batch, u_row, delta_batch, delta_row, B_batch, B_row, C_batch, C_row,
     z_batch, z_row, segment_batch, segment_row,
     SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, REVERSE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """All gradients; dB and dC (blocks, batch, length, state) for each block of channels, sums
-    (batch, chunk, state + 2, channels) = dA, dD and the bias's for each chunk.
+    """All gradients; partials (blocks, batch, length, 2, state): dB and dC of each block of
+    channels; sums (batch, chunk, state + 2, channels): dA, dD and the bias's of each chunk.
 
     A program takes every `programs`-th item of batch x chunks x blocks.
     """
@@ -221,8 +220,7 @@ def scan_gradients(
                 before = tl.load(befores + (t - first) * TILE + tile)
                 fresh = False
                 if segments is not None:
-                    if t > 0:
-                        fresh = starts_segment(here, segment_row, t, length, REVERSE)
+                    fresh = starts_segment(here, segment_row, t, length, REVERSE)
                     if fresh:
                         before = tl.zeros_like(before)
                 step, raw = step_size(delta_D, bias_D, SOFTPLUS)
@@ -256,7 +254,7 @@ def scan_gradients(
                 dstep = dtaken * u_D + tl.sum(dx * A2, 0) * (1.0 / LOG2E)
                 dA += dx * step[None, :]
                 v = a * g
-                if segments is not None:
+                if segments is not None:  # noqa: SIM102
                     if fresh:
                         v = tl.zeros_like(v)
                 if SOFTPLUS:
@@ -266,9 +264,10 @@ def scan_gradients(
                 du_D = dtaken * step + D_D * dy
                 tl.store(du + out, du_D.to(du.dtype.element_ty), mask=in_d)
                 tl.store(ddelta + out, dstep.to(ddelta.dtype.element_ty), mask=in_d)
-                by_state = ((block * (items // blocks // chunks) + batch) * length + row) * states
-                tl.store(dB + by_state + n, dB_N, mask=in_n)
-                tl.store(dC + by_state + n, dC_N, mask=in_n)
+                batches = items // blocks // chunks
+                by_state = ((block * batches + batch) * length + row) * (2 * states)
+                tl.store(partials + by_state + n, dB_N, mask=in_n)
+                tl.store(partials + by_state + states + n, dC_N, mask=in_n)
                 i += 1
             back += 1
 
@@ -276,7 +275,24 @@ def scan_gradients(
         tl.store(out_sums + edge, dA, mask=inside)
         tl.store(out_sums + states * channels + d, dD, mask=in_d)
         tl.store(out_sums + (states + 1) * channels + d, dbias, mask=in_d)
-        if dinitial is not None:
-            if chunks == 1:
-                tl.store(dinitial + own_state, v, mask=inside)
+        if dinitial is not None and adjoints is None:
+            tl.store(dinitial + own_state, v, mask=inside)
         item += programs
+
+
+@triton.jit
+def add_partials(partials, dB, dC, groups, count, states, BLOCK: tl.constexpr):
+    """dB, dC (count, state) from partials (groups, count, 2, state), added from the first group."""
+    at = tl.cast(tl.program_id(0), tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    width = tl.cast(count, tl.int64) * 2 * states
+    inside = at < width
+    total = tl.zeros([BLOCK], partials.dtype.element_ty)
+    group = 0
+    while group < groups:
+        total += tl.load(partials + group * width + at, mask=inside, other=0.0)
+        group += 1
+    row = at // (2 * states)
+    n = at % (2 * states)
+    to_B = row * states + n
+    tl.store(dB + to_B, total.to(dB.dtype.element_ty), mask=inside & (n < states))
+    tl.store(dC + to_B - states, total.to(dC.dtype.element_ty), mask=inside & (n >= states))

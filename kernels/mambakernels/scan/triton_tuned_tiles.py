@@ -1,0 +1,155 @@
+"""What the tuned kernels share: tiles of time by channels that lie in a thread's registers.
+
+A program is one warp. A tile (STEPS, 32 x WIDE) gives each thread WIDE neighbouring channels and
+all of the tile's steps, so a recurrence over time is plain arithmetic on registers: `rows` takes a
+tile apart into steps, `tile_of` puts it together, and neither moves anything. The loop over the
+states is the outer one: a state's numbers for B and C, the same for every channel, come from
+shared memory in vectors of steps, and a kernel's size does not depend on the number of states.
+
+Written in Gluon, Triton's layer below: plain Triton offers no say in how a tile lies in threads.
+"""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+LOG2E = gl.constexpr(1.4426950408889634)
+LN2 = gl.constexpr(0.6931471805599453)
+# Added to an exponent to make the decay zero; finite, so that sums of it make no NaN.
+RESET = gl.constexpr(-1e30)
+
+
+@gluon.constexpr_function
+def tile_layout(steps, wide):
+    return gl.BlockedLayout([steps, wide], [1, 32], [1, 1], [0, 1])
+
+
+@gluon.constexpr_function
+def row_layout(steps, wide):
+    """Of a row of channels, as the tile has them."""
+    return gl.SliceLayout(0, tile_layout(steps, wide))
+
+
+@gluon.constexpr_function
+def step_layout(steps, wide):
+    """Of a column of steps: every thread has all of them."""
+    return gl.SliceLayout(1, tile_layout(steps, wide))
+
+
+@gluon.constexpr_function
+def flat(dimensions):
+    return gl.SwizzledSharedLayout(1, 1, 1, list(reversed(range(dimensions))))
+
+
+@gluon.constexpr_function
+def state_layout(states, steps):
+    """How a tile (states, steps) of B or C is read: neighbouring states in a thread."""
+    near = min(4, states)
+    across = min(32, states // near)
+    return gl.BlockedLayout([near, 1], [across, 32 // across], [1, 1], [0, 1])
+
+
+@gluon.jit
+def reciprocal(x):
+    return gl.inline_asm_elementwise(
+        "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=gl.float32, is_pure=True, pack=1
+    )
+
+
+@gluon.jit
+def sigmoid(x):
+    return reciprocal(1.0 + gl.exp2(x * -LOG2E))
+
+
+@gluon.jit
+def softplus(x):
+    """As in `triton_primitives`, with the hardware's reciprocal."""
+    e = gl.exp2(gl.abs(x) * -LOG2E)
+    s = e * reciprocal(2.0 + e)
+    q = s * s
+    p = 0.24409403 * q + 0.21394268
+    p = p * q + 0.28620625
+    p = p * q + 0.39998695
+    p = p * q + 0.66666681
+    return gl.maximum(x, 0.0) + s * (p * q + 2.0)
+
+
+@gluon.jit
+def rows(tile):
+    """The steps of a tile, a tuple of tiles (1, channels)."""
+    if tile.shape[0] == 1:
+        return (tile,)
+    else:
+        halves = gl.reshape(tile, [2, tile.shape[0] // 2, tile.shape[1]])
+        first, second = gl.split(gl.permute(halves, (1, 2, 0)))
+        return rows(first) + rows(second)
+
+
+@gluon.jit
+def tile_of(steps):
+    """The tile of these steps; the inverse of `rows`, but for the layout's name."""
+    if len(steps) == 1:
+        return steps[0]
+    else:
+        half: gl.constexpr = len(steps) // 2
+        halves = gl.permute(gl.join(tile_of(steps[:half]), tile_of(steps[half:])), (2, 0, 1))
+        return gl.reshape(halves, [len(steps), steps[0].shape[1]])
+
+
+@gluon.jit
+def as_row(step, like):
+    """A row of channels as a tile of one step."""
+    return gl.convert_layout(gl.expand_dims(step, 0), like.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def as_channels(row, layout: gl.constexpr):
+    """A tile of one step as a row of channels."""
+    return gl.convert_layout(gl.reshape(row, [row.shape[1]]), layout, assert_trivial=True)
+
+
+@gluon.jit
+def load_tile(base, stride, t, d, inside, MASKED: gl.constexpr):
+    """A tile in float32, zero outside; offsets within a tile fit in 32 bits."""
+    at = t[:, None] * stride + d[None, :]
+    if MASKED:
+        x = gl.load(base + at, mask=inside, other=0.0)
+    else:
+        x = gl.load(base + at)
+    return x.to(gl.float32)
+
+
+@gluon.jit
+def store_tile(base, stride, t, d, inside, x, MASKED: gl.constexpr):
+    at = t[:, None] * stride + d[None, :]
+    if MASKED:
+        gl.store(base + at, x.to(base.dtype.element_ty), mask=inside)
+    else:
+        gl.store(base + at, x.to(base.dtype.element_ty))
+
+
+@gluon.jit
+def load_states(target, base, stride, left, N: gl.constexpr):
+    """Steps of B or C into shared memory (states, steps), in float32, zero outside."""
+    NP: gl.constexpr = target.shape[0]
+    T: gl.constexpr = target.shape[1]
+    layout: gl.constexpr = state_layout(NP, T)
+    n = gl.arange(0, NP, layout=gl.SliceLayout(1, layout))
+    t = gl.arange(0, T, layout=gl.SliceLayout(0, layout))
+    inside = (n < N)[:, None] & (t < left)[None, :]
+    x = gl.load(base + (t[None, :] * stride + n[:, None]), mask=inside, other=0.0)
+    target.store(x.to(gl.float32))
+
+
+@gluon.jit
+def penalties(base, stride, first, left, T: gl.constexpr, WIDE: gl.constexpr):
+    """What to add to the exponents of T steps: RESET where a segment starts, else 0.
+
+    base points at the segment of the tile's first step; `first` is that step's number in the scan.
+    """
+    t = gl.arange(0, T, layout=step_layout(T, WIDE))
+    inside = t < left
+    here = gl.load(base + t * stride, mask=inside, other=0)
+    before = gl.load(base + (t - 1) * stride, mask=inside & (first + t > 0), other=0)
+    return gl.where(inside & (first + t > 0) & (here != before), RESET, 0.0)
