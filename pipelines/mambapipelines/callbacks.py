@@ -335,7 +335,7 @@ class RunKeeper(Callback):
             trainer.should_stop = True
         if self._progress:
             figures = "  ".join(
-                f"{name.removeprefix('val_')} {float(value):.4f}"
+                f"{name.removeprefix('val/')} {float(value):.4f}"
                 for name, value in sorted(trainer.callback_metrics.items())
                 if name.startswith("val/")
             )

@@ -29,6 +29,14 @@ _PACKAGES = (
 )
 
 
+def rank() -> int:
+    """This process's place in a distributed run, as its launcher says; 0 outside one."""
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
 def now() -> str:
     """The time as ISO 8601 with the zone, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bio_cli import SMALL, random_fasta, run_cli
 from test_resume import assert_same, outcome
 
+from helpers import assert_close
+from mambabio.windows import TrainingWindows
+from mambapipelines.checkpoints import read
 from mambapipelines.environment import sha256
 
 
@@ -53,6 +59,57 @@ def test_fit_can_be_repeated_and_prolonged(tmp_path, trained, capsys):
     code, _, err = run_cli(capsys, "fit", "--resume", again, "--trainer.max_steps", "20")
     assert code == 0, err
     assert outcome(again)[0]["global_step"] == 20
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_and_resumed_is_the_same(
+    tmp_path, trained, sheet, capsys, monkeypatch, signum, code
+):
+    real = TrainingWindows.batch
+
+    def interrupting(self, step, *rest):
+        if step == 7:
+            os.kill(os.getpid(), signum)
+        return real(self, step, *rest)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(TrainingWindows, "batch", interrupting)
+    got, out, err = run_cli(capsys, "fit", "--data.samples", sheet, "--run", run, *SMALL)
+    assert (got, out) == (code, "")
+    assert f"Continue with: --resume {run}" in err
+    assert not (run / "model").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    got, _, err = run_cli(capsys, "fit", "--resume", "run", "--data.num_workers", "2")
+    assert got == 0, err
+    assert_same(outcome(run), outcome(trained))
+    weights = "model/model.safetensors"
+    assert (run / weights).read_bytes() == (trained / weights).read_bytes()
+    resumed = json.loads((run / "environment.json").read_text())["resumed"]
+    assert resumed[0]["overrides"] == {"data.num_workers": 2}
+
+
+@pytest.mark.slow
+def test_two_ranks_see_what_one_sees(tmp_path, sheet, capsys):
+    """Half the tokens on each of two ranks: the same global batches, so the same weights."""
+    base = ["fit", "--data.samples", str(sheet), *SMALL, "--data.baselines", "false", "--run"]
+    assert run_cli(capsys, *base, tmp_path / "one")[0] == 0
+    options = ["--data.tokens", "512", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [
+        sys.executable,
+        "-m",
+        "mambapipelines",
+        "bio",
+        *base,
+        str(tmp_path / "two"),
+        *options,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    weights = [read(tmp_path / run / "checkpoints/last.ckpt") for run in ("one", "two")]
+    for name, value in weights[0]["state_dict"].items():
+        assert_close(weights[1]["state_dict"][name], value, 1e-3, name)
 
 
 def test_evaluate_prints_one_json_object(trained, sheet, capsys):

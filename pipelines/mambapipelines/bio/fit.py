@@ -5,29 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning.fabric.utilities.rank_zero import _get_rank
-
-from mambabio.classifier import SpeciesClassifier
-from mambabio.classifier_config import ClassifierConfig
-from mambabio.evaluate import calibrate
 from mambabio.sheet import SampleSheet, load_samples
 from mambabio.store import SequenceStore, build_store
-from mambacore.config import ModelConfig
 from mambacore.errors import UsageError
 
-from .. import checkpoints, environment
+from .. import environment
 from ..cli.fit_parser import FitArguments, to_yaml
 from ..options import TrainerOptions
 from ..progress import amount, make_progress
 from ..runs import Run
-from ..training import Outcome, train
-from .data import SpeciesData
-from .module import SpeciesModule
 from .options import DataOptions, ModelOptions
-from .stores import fit_baselines
+
+# Torch and Lightning take seconds to import, so they are imported where they are needed: what is
+# wrong with a sheet is said before.
+if TYPE_CHECKING:
+    from mambabio.classifier import SpeciesClassifier
+
+    from ..training import Outcome
+    from .module import SpeciesModule
 
 _CALIBRATION_WINDOWS = 4096
 
@@ -44,7 +41,7 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
         Interrupted: by a signal, after the state was saved.
     """
     data_options: DataOptions = arguments.sections["data"]
-    leader = not _get_rank()
+    leader = environment.rank() == 0
     if not data_options.samples:
         raise UsageError("name a sample sheet or a folder of sequences: --data.samples SHEET.")
     samples = Path(data_options.samples).expanduser().absolute()
@@ -91,6 +88,12 @@ def build_model(
             f"{sheet.source} has only the label {', '.join(sheet.labels)!r}; a classifier needs "
             "two or more."
         )
+    import torch
+
+    from mambabio.classifier import SpeciesClassifier
+    from mambabio.classifier_config import ClassifierConfig
+    from mambacore.config import ModelConfig
+
     config = ClassifierConfig(
         model=ModelConfig(
             d_model=options.d_model,
@@ -123,6 +126,11 @@ def _fit(
     leader: bool,
     verbose: bool,
 ) -> None:
+    from ..training import train
+    from .data import SpeciesData
+    from .module import SpeciesModule
+    from .stores import fit_baselines
+
     data_options: DataOptions = arguments.sections["data"]
     trainer_options: TrainerOptions = arguments.sections["trainer"]
     progress = make_progress() if leader else None
@@ -197,6 +205,10 @@ def export(
 ) -> None:
     """Write the best weights (the last ones without validation) as the run's model folder, with
     the temperature fitted on the validation windows."""
+    from mambabio.evaluate import calibrate
+
+    from .. import checkpoints
+
     source = run.best if run.best.is_file() else run.last
     module.load_state_dict(checkpoints.read(source)["state_dict"])
     model = module.model

@@ -110,6 +110,8 @@ def report(error: BaseException, prog: str, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     code, message = _explain(error)
+    if isinstance(error, Interrupted) and os.environ.get("LOCAL_RANK", "0") != "0":
+        return code  # rank 0 says it
     if message is None:
         if not debug:
             traceback.print_exception(error)
