@@ -70,11 +70,13 @@ class StepData(LightningDataModule):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training ended: at which step, why, and where the best validation was."""
+    """How a training ended: at which step, why, at which step the best validation was, and on
+    which device (the module is back on the CPU)."""
 
     step: int
     ended: str
     best_step: int
+    device: str = "cpu"
 
 
 def resolve_precision(options: TrainerOptions) -> str:
@@ -203,4 +205,5 @@ def train(
         flag.remove()
         if progress:
             progress.close()
-    return Outcome(trainer.global_step, keeper.ended, keeper.best_step)
+    device = str(trainer.strategy.root_device)
+    return Outcome(trainer.global_step, keeper.ended, keeper.best_step, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -19,7 +20,7 @@ from mambapipelines.metrics_file import read_rows
 from mambapipelines.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy import STEPS, ToyData, ToyModule, run_toy
+from toy import STEPS, TRAINER, ToyData, ToyModule, run_toy
 
 TIMED = {"seconds", "train/tokens_per_second"}
 
@@ -157,3 +158,47 @@ def test_resuming_an_ended_training_trains_no_further(tmp_path, whole):
     result = run_toy(tmp_path / "run")
     assert (result.step, result.ended) == (STEPS, f"all {STEPS} steps are done")
     assert_same(outcome(tmp_path / "run"), whole)
+
+
+class FakeClock:
+    """Half a second a step, 0.1 s a look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 0.1
+        return self.now
+
+
+def test_a_time_budget_ends_the_training_and_bends_the_schedules(tmp_path, monkeypatch):
+    """With steps to spare, learning rate and length follow the clock, over a resume too."""
+    budget = dataclasses.replace(TRAINER, max_steps=100_000, max_time="60s", log_every_n_steps=1)
+    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    with pytest.raises(Interrupted):
+        run_toy(tmp_path / "run", trainer=budget, data=ToyData(0, signal.SIGTERM, 100))
+    before = checkpoints.read(tmp_path / "run/checkpoints/last.ckpt")[checkpoints.POSITION]
+    assert 5 < before["elapsed"] < 55
+    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    result = run_toy(tmp_path / "run", trainer=budget)
+    assert "the time of 60s is used up" in result.ended
+    rows = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if "lr" in row]
+    assert [row["step"] for row in rows] == list(range(1, result.step + 1))
+    windows = [row["train/window"] for row in rows]
+    assert windows == sorted(windows)
+    assert set(windows) == {16, 32, 64}
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+    assert 60 <= seconds[-1] < 65
+    assert rows[-1]["lr"] < 0.05 * max(row["lr"] for row in rows)
+
+
+def test_early_stopping_waits_for_full_length(tmp_path, monkeypatch):
+    """Worse validations count only from full-length windows on."""
+    monkeypatch.setattr(ToyModule, "validation_score", lambda self: float(self.trainer.global_step))
+    eager = dataclasses.replace(TRAINER, patience=2, max_steps=60)
+    result = run_toy(tmp_path / "run", trainer=eager)
+    # Full length from step 30 on; validations at 35 and 42 are the first two worse ones.
+    assert result.step == 42
+    assert result.best_step == 7
+    assert "no better val/loss in 2 validations" in result.ended

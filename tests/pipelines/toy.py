@@ -100,7 +100,11 @@ class ToyModule(LightningModule):
     def validation_step(self, batch: Batch, index: int) -> None:
         if self.stop_in_validation and self.trainer.global_step == 21 and index == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        self.log("val/loss", self.loss(batch), batch_size=32)
+        score = self.validation_score()
+        self.log("val/loss", self.loss(batch) if score is None else score, batch_size=32)
+
+    def validation_score(self) -> float | None:
+        """A score to report instead of the loss."""
 
     def configure_optimizers(self):
         return torch.optim.AdamW(self.parameters(), lr=OPTIMIZER.lr)

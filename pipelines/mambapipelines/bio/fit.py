@@ -222,5 +222,5 @@ def export(
     }
     model.config = dataclasses.replace(model.config, trained_on=facts)
     if store.select("val"):
-        calibrate(model, store, most=_CALIBRATION_WINDOWS)
+        calibrate(model.to(outcome.device).eval(), store, most=_CALIBRATION_WINDOWS)
     model.save_pretrained(run.model)
