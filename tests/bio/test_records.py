@@ -383,6 +383,8 @@ def test_proteins_and_entries_without_sequence(write: Callable[..., Path]) -> No
 def test_other_formats_by_name_and_content(write: Callable[..., Path]) -> None:
     assert letters(write("a\tACGT\nb\tAC\n"), format="tab") == ["ACGT", "AC"]
     assert letters(write("CLUSTAL W (1.8)\n\na   ACGT\nb   ACCT\n\n")) == ["ACGT", "ACCT"]
+    # Biopython's parser never returns from this one.
+    assert "too early" in failure(write("CLUSTAL W (1.8)\n"))
     assert "is a gap" in failure(write("CLUSTAL W (1.8)\n\na   AC-T\nb   ACCT\n\n"))
 
 

@@ -12,6 +12,7 @@ from mambabio.formats.raw import RawRecord
 from mambacore.errors import UsageError
 
 _PIECE = 1 << 20
+_MOST_ENDS = 1000
 _BINARY = {"abi", "abi-trim", "gck", "nib", "sff", "sff-trim", "snapgene", "twobit", "xdna"}
 
 
@@ -40,7 +41,7 @@ def parse_biopython(blocks: Iterator[bytes], format: str, source: str) -> Iterat
     if format in _BINARY:
         handle = io.BytesIO(b"".join(blocks))
     else:
-        raw = io.BufferedReader(_BlockReader(blocks))
+        raw = io.BufferedReader(_BlockReader(blocks, source))
         handle = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace")
     last = "at its start"
     index = 0
@@ -114,9 +115,11 @@ def _raw_record(record: Any, format: str, source: str, index: int) -> RawRecord:
 class _BlockReader(io.RawIOBase):
     """Blocks of bytes as a file that can be read once."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
+    def __init__(self, blocks: Iterator[bytes], source: str) -> None:
         self._blocks = blocks
+        self._source = source
         self._rest = memoryview(b"")
+        self._ends_seen = 0
 
     def readable(self) -> bool:
         return True
@@ -124,6 +127,11 @@ class _BlockReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         if not self._rest:
             self._rest = memoryview(next(self._blocks, b""))
+        if not self._rest:
+            # Some of Biopython's parsers wait at the end for a line that never comes.
+            self._ends_seen += 1
+            if self._ends_seen > _MOST_ENDS:
+                raise SequenceError(f"{self._source}: the file ends too early: it is truncated")
         part = self._rest[: len(buffer)]
         buffer[: len(part)] = part
         self._rest = self._rest[len(part) :]
