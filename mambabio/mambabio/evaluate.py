@@ -12,6 +12,7 @@ from mambabio.calibration import fit_temperature
 from mambabio.classifier import SpeciesClassifier
 from mambabio.evaluation import Evaluation, SubsetScore
 from mambabio.metrics import Interval, bootstrap_interval, reliability, score
+from mambabio.near_duplicates import known_near_duplicates
 from mambabio.rivals import Rivals
 from mambabio.scoring import Scorer
 from mambabio.sheet import Split
@@ -109,8 +110,8 @@ def evaluate(
             the store's training records.
         fit_baselines: whether to do that.
         batch_size, both_strands, precision: as for `mambabio.classify.classify`.
-        near_duplicates: places in `store.records` that are nearly in the training data; the
-            figures are then given without them too.
+        near_duplicates: places in `store.records` that are nearly in the training data, for the
+            figures without them; looked for in the test split by default, none if empty.
         samples, seed: of the bootstrap.
         progress: called with windows done and in all.
         log: called with a line a step of the baselines.
@@ -142,6 +143,8 @@ def evaluate(
         paired = macro_interval(right.astype(np.float64) - rivals.best_right)
         advantage = figures.macro_accuracy - rivals.best.macro_accuracy, paired
     subset = None
+    if near_duplicates is None and split == "test":
+        near_duplicates = known_near_duplicates(store, split, log=log)
     if near_duplicates:
         keep = ~np.isin(tiles.record, list(near_duplicates))
         subset = _subset(true, called, rivals.best_right, tiles, keep, model.labels, seed)

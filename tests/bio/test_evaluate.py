@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from mambabio.alphabet import decode
+from mambabio.alphabet import decode, reverse_complement
 from mambabio.calibration import negative_log_likelihood
 from mambabio.classifier import SpeciesClassifier
 from mambabio.classifier_config import ClassifierConfig
 from mambabio.evaluate import calibrate, evaluate, window_log_probabilities
 from mambabio.evaluation import Evaluation
+from mambabio.near_duplicates import known_near_duplicates, near_duplicates
 from mambabio.rivals import fit_baselines
 from mambabio.scoring import Scorer
 from mambabio.sheet import load_samples
@@ -170,6 +171,44 @@ def test_near_duplicates_are_left_out_beside(
     assert "Without 4 records" in e.to_text()
     nothing = evaluate(model, store, near_duplicates=[], fit_baselines=False, samples=10)
     assert nothing.excluding_near_duplicates is None
+    assert evaluation.excluding_near_duplicates is None  # random sequences share nothing
+
+
+def _store_with_copies(folder: Path) -> SequenceStore:
+    """Two training records, and as test: one at 0.5 % divergence, one at 5 %, one half new."""
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 4, (2, 6000)).astype("u1")
+    close, far = train[0].copy(), train[0].copy()
+    close[100::700] = (close[100::700] + 1) % 4
+    far[::20] = (far[::20] + 1) % 4
+    half = np.concatenate([train[1][:3000], rng.integers(0, 4, 3000).astype("u1")])
+    turned = np.roll(reverse_complement(close), 1234)
+    rows = ["label\tpath\tsplit"]
+    for name, split, ids in (
+        ("ape", "train", train[0]), ("bat", "train", train[1]), ("close", "test", close),
+        ("turned", "test", turned), ("far", "test", far), ("half", "test", half),
+    ):  # fmt: skip
+        (folder / f"{name}.fa").write_text(f">{name}\n{decode(ids)}\n")
+        rows.append(f"{'bat' if name in ('bat', 'half') else 'ape'}\t{name}.fa\t{split}")
+    (folder / "sheet.tsv").write_text("\n".join(rows) + "\n")
+    sheet = load_samples(folder / "sheet.tsv")
+    return build_store(sheet, folder / "cache", validation=0, log=lambda _: None)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_near_duplicates_are_found_on_either_strand(
+    tmp_path: Path, monkeypatch, sampled: bool
+) -> None:
+    store = _store_with_copies(tmp_path)
+    if sampled:
+        monkeypatch.setattr("mambabio.near_duplicates._EXACT_BASES", 6000)
+    found = near_duplicates(store)
+    assert [store.records[i].name for i in found] == ["close", "turned"]
+    assert near_duplicates(store, share=0.99) == []
+    said: list[str] = []
+    assert known_near_duplicates(store, log=said.append) == found
+    assert known_near_duplicates(store, log=said.append) == found
+    assert len(said) == 1  # remembered
 
 
 def test_what_does_not_fit_the_model_is_refused(
