@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mambakernels.backends import BackendUnavailable as BackendUnavailable
     from mambakernels.backends import available_backends as available_backends
     from mambakernels.conv.api import causal_conv1d as causal_conv1d
+    from mambakernels.mixer.api import mamba_mixer as mamba_mixer
     from mambakernels.norm.api import rms_norm as rms_norm
     from mambakernels.scan.api import ScanSummary as ScanSummary
     from mambakernels.scan.api import scan_summary as scan_summary
@@ -18,6 +19,7 @@ _NAMES: dict[str, str] = {
     "BackendUnavailable": "backends",
     "available_backends": "backends",
     "causal_conv1d": "conv.api",
+    "mamba_mixer": "mixer.api",
     "rms_norm": "norm.api",
     "selective_state_step": "step.api",
     "ScanSummary": "scan.api",

@@ -19,7 +19,7 @@ from mambacore.mixers.base import Mixer
 from mambacore.mixers.registry import register_mixer
 from mambacore.precision import accumulate_dtype
 from mambacore.segments import continues, keep_rows, last_segment
-from mambakernels import causal_conv1d, selective_scan, selective_state_step
+from mambakernels import causal_conv1d, mamba_mixer, selective_scan, selective_state_step
 
 
 class MambaState(NamedTuple):
@@ -64,6 +64,8 @@ class MambaMixer(Mixer):
         a_init: "s4d-real", A_n = -(n + 1), or "s4d-lin", A_n = -1/2.
         discretization: "euler" (Mamba's) or "zoh" for the input's matrix.
         backend: of the kernels; None picks by device.
+        recompute: keep only the mixer's input for the backward pass and compute the rest again;
+            None does so on a GPU, where memory is what long sequences run out of.
 
     A_log, D and dt_proj.bias stay float32 in half-precision models.
 
@@ -97,6 +99,7 @@ class MambaMixer(Mixer):
         a_init: str = "s4d-real",
         discretization: Literal["euler", "zoh"] = "euler",
         backend: str | None = None,
+        recompute: bool | None = None,
     ) -> None:
         super().__init__()
         self.d_model = d_model
@@ -115,6 +118,7 @@ class MambaMixer(Mixer):
             raise UsageError(f"dt_init {dt_init!r} is not one of random, constant")
         self.discretization: Literal["euler", "zoh"] = discretization
         self.backend = backend
+        self.recompute = recompute
 
         self.in_proj = nn.Linear(d_model, 2 * self.d_inner, bias=bias)
         # A container of weight and bias in mamba_ssm's shapes; the kernel does the convolution.
@@ -199,6 +203,29 @@ class MambaMixer(Mixer):
             backend=self.backend,
         )
         return self.out_proj(y), conv_after, ssm_after
+
+    def _mix_as_one(
+        self, x: Tensor, conv: Tensor | None, ssm: Tensor | None, segment_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return mamba_mixer(
+            x,
+            self.in_proj.weight,
+            self.in_proj.bias,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            self.x_proj.weight,
+            self.dt_proj.weight,
+            -torch.exp(self.A_log),
+            self.D,
+            self.dt_proj.bias,
+            self.out_proj.weight,
+            self.out_proj.bias,
+            conv_state=conv,
+            ssm_state=ssm,
+            segment_ids=segment_ids,
+            discretization=self.discretization,
+            backend=self.backend,
+        )
 
     def _step(self, x: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One position, x (batch, d_model), without the machinery of a sequence."""

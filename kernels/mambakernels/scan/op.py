@@ -31,6 +31,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,6 +88,18 @@ def _backward(
         _rows(u), _rows(delta), _whole(A), _rows(B), _rows(C), _whole(D), _rows(z),
         _whole(delta_bias), _whole(initial_state), segment_ids, delta_softplus, zoh, reverse,
     )  # fmt: skip
+
+
+def outputs_and_gradients(
+    dout: Tensor, dfinal_state: Tensor | None, *inputs: Any
+) -> tuple[Tensor, tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]:
+    """The scan's outputs, computed again, and its gradients: (u, delta, A, B, C), (D, z, bias, h).
+
+    inputs: those of `_forward` up to the backend's name.
+    """
+    out, _, saved = _forward(*inputs, save=True, chunk_states=None)
+    gradients = _backward(dout, dfinal_state, saved, *inputs)
+    return out, (gradients[:5], gradients[5:])  # type: ignore[return-value]
 
 
 # ---- registered operators: torch.compile, fake tensors, dispatch modes

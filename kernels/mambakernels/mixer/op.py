@@ -1,0 +1,186 @@
+"""The whole Mamba mixer as one operator that saves its input alone.
+
+Forward: in-projection, convolution, selection, scan, out-projection. Backward: the same again but
+for the out-projection, then the gradients in reverse order. The recomputation is that of section
+3.3.2 of the Mamba paper (arXiv 2312.00752), carried on to the projections, because a matrix
+product is cheap beside a scan and its output is four times its input.
+
+Saved: x (batch, length, d_model) and the weights and states that were given. Freed on the way
+back as soon as possible, so that the largest moment of the backward holds about nine tensors of
+(batch, length, channels).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+from mambakernels._checks import needs_gradient, untraced
+from mambakernels.conv import op as conv
+from mambakernels.scan import op as scan
+
+_SECOND_DERIVATIVE = (
+    "mamba_mixer has no second derivative: build the mixer from its parts (recompute=False) and "
+    "backend='reference' where one is needed"
+)
+DIFFERENTIABLE = 14  # the first arguments: tensors that may want a gradient
+
+
+def _select(
+    u: Tensor, x_proj_weight: Tensor, dt_proj_weight: Tensor, states: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(low-rank delta, delta, B, C) of the convolved input."""
+    rank = dt_proj_weight.shape[1]
+    low, B, C = linear(u, x_proj_weight).split([rank, states, states], dim=-1)
+    return low, linear(low, dt_proj_weight), B, C
+
+
+def _forward(
+    x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
+    conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
+    D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+    conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
+    zoh: bool, backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    with torch.autocast(x.device.type, enabled=False):
+        u, z = linear(x, in_weight, in_bias).chunk(2, dim=-1)
+        u, conv_final = conv._forward(
+            u, conv_weight, conv_bias, conv_state, segment_ids, True, backend
+        )
+        _, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
+        out, ssm_final, _ = scan._forward(
+            u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids,
+            True, zoh, False, backend, False, None,
+        )  # fmt: skip
+        return linear(out, out_weight, out_bias), conv_final, ssm_final
+
+
+def _backward(
+    dy: Tensor, dconv_final: Tensor | None, dssm_final: Tensor | None,
+    x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
+    conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
+    D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+    conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
+    zoh: bool, backend: str,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the given ones of the first 14 arguments of `_forward`, in their order."""
+    channels = A.shape[0]
+    with torch.autocast(x.device.type, enabled=False):
+        xz = linear(x, in_weight, in_bias)
+        inner, z = xz.chunk(2, dim=-1)
+        u, _ = conv._forward(inner, conv_weight, conv_bias, conv_state, segment_ids, True, backend)
+        low, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
+        inputs = (u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids, True, zoh, False)
+        dout = torch.matmul(dy, out_weight)
+        out, gradients = scan.outputs_and_gradients(dout, dssm_final, *inputs, backend)
+        del dout, inputs
+        dy_rows = dy.reshape(-1, dy.shape[-1])
+        dout_weight = dy_rows.t() @ out.reshape(-1, channels)
+        dout_bias = None if out_bias is None else dy_rows.sum(0)
+        del out
+        (du, ddelta, dA, dB, dC), (dD, dz, ddelta_bias, dssm_state) = gradients
+        del gradients, delta, B, C
+        ddelta_rows = ddelta.reshape(-1, channels)
+        ddt_proj_weight = ddelta_rows.t() @ low.reshape(-1, low.shape[-1])
+        dselected = torch.cat(
+            [ddelta_rows @ dt_proj_weight, dB.flatten(0, 1), dC.flatten(0, 1)], dim=-1
+        )
+        del ddelta, ddelta_rows, dB, dC, low
+        dx_proj_weight = dselected.t() @ u.reshape(-1, channels)
+        du = du.view(-1, channels).addmm_(dselected, x_proj_weight).view(du.shape)
+        del dselected, u
+        dinner, dconv_weight, dconv_bias, dconv_state = conv._backward(
+            du, dconv_final, inner, conv_weight, conv_bias, conv_state, segment_ids, True, backend
+        )
+        del du, inner, z, xz
+        assert dz is not None  # z was given
+        dxz = torch.cat([dinner, dz], dim=-1).flatten(0, -2)
+        del dinner, dz
+        din_weight = dxz.t() @ x.reshape(-1, x.shape[-1])
+        din_bias = None if in_bias is None else dxz.sum(0)
+        dx = (dxz @ in_weight).view(x.shape)
+    every = (
+        dx, din_weight, din_bias, dconv_weight, None if conv_bias is None else dconv_bias,
+        dx_proj_weight, ddt_proj_weight, dA, dD, ddelta_bias, dout_weight, dout_bias,
+        None if conv_state is None else dconv_state, dssm_state,
+    )  # fmt: skip
+    return [gradient for gradient in every if gradient is not None]
+
+
+# ---- registered operators: torch.compile, fake tensors, dispatch modes
+
+_forward_op = torch.library.custom_op("mambakernels::mamba_mixer", _forward, mutates_args=())
+_backward_op = torch.library.custom_op(
+    "mambakernels::mamba_mixer_backward", _backward, mutates_args=()
+)
+
+
+@_forward_op.register_fake
+def _(*inputs):
+    x, conv_weight, A, out_weight = inputs[0], inputs[3], inputs[7], inputs[10]
+    batch, length, _ = x.shape
+    channels, states = A.shape
+    return (
+        x.new_empty(batch, length, out_weight.shape[0]),
+        x.new_empty(batch, conv_weight.shape[1] - 1, channels),
+        x.new_empty(batch, channels, states, dtype=A.dtype),
+    )
+
+
+@_backward_op.register_fake
+def _(dy, dconv_final, dssm_final, *inputs):
+    given = inputs[:DIFFERENTIABLE]
+    return [t.new_empty(t.shape) for t in given if t is not None]
+
+
+def _save(ctx, inputs, output):
+    *tensors, ctx.zoh, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, run, dy, dconv_final, dssm_final):
+    tensors = ctx.saved_tensors
+    if dy is None:
+        x, out_weight = tensors[0], tensors[10]
+        dy = x.new_zeros(*x.shape[:-1], out_weight.shape[0])
+    found = iter(run(dy, dconv_final, dssm_final, *tensors, ctx.zoh, ctx.backend))
+    gradients = [None if t is None else next(found) for t in tensors[:DIFFERENTIABLE]]
+    return *gradients, None, None, None
+
+
+def _op_backward(ctx, *gradients):
+    return _gradients(ctx, _backward_op, *gradients)
+
+
+def _refuse(ctx, *gradients):
+    raise RuntimeError(_SECOND_DERIVATIVE)
+
+
+_forward_op.register_autograd(_op_backward, setup_context=_save)
+_backward_op.register_autograd(_refuse)
+
+
+class _Mixer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *inputs):  # type: ignore[override]
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):  # type: ignore[override]
+        return _gradients(ctx, _backward, *gradients)
+
+
+def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, conv state, ssm state) for the arguments of `_forward`, differentiable once."""
+    if not untraced(inputs[0]):
+        return _forward_op(*inputs)
+    if needs_gradient(*inputs[:DIFFERENTIABLE]):
+        return _Mixer.apply(*inputs)
+    with torch.no_grad():
+        return _forward(*inputs)
