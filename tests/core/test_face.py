@@ -42,8 +42,8 @@ def test_the_byte_level_example_learns_and_generates(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = runpy.run_path(str(EXAMPLES / "byte_lm.py"))["main"]
-    first, last = main(["--steps", "30", "--save", str(tmp_path / "model"), "--bytes", "20"])
+    first, last = main(["--steps", "14", "--save", str(tmp_path / "model"), "--bytes", "20"])
     assert first > 5  # close to 8 bits a byte before anything is learnt
-    assert last < first - 1.5
+    assert last < first - 2
     assert "bits a byte" in capsys.readouterr().err
     assert mambacore.from_pretrained(tmp_path / "model").vocab_size == 256
