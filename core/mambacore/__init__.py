@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mambacore.mixers import build_mixer as build_mixer
     from mambacore.mixers import mixer_names as mixer_names
     from mambacore.mixers import register_mixer as register_mixer
+    from mambacore.multiscale import MultiScaleBackbone as MultiScaleBackbone
+    from mambacore.multiscale import MultiScaleConfig as MultiScaleConfig
     from mambacore.optim import parameter_groups as parameter_groups
 
 _NAMES: dict[str, str] = {
@@ -39,6 +41,8 @@ _NAMES: dict[str, str] = {
     "MambaMixer": "mixers",
     "Mixer": "mixers",
     "ModelConfig": "config",
+    "MultiScaleBackbone": "multiscale",
+    "MultiScaleConfig": "multiscale",
     "Pooling": "heads",
     "S4DMixer": "mixers",
     "UsageError": "errors",
