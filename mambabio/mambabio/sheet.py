@@ -198,7 +198,7 @@ def _sample(source: Path, row: int, values: dict[str, str]) -> Sample:
             parse_region(region)
         except ValueError as error:
             raise SheetError(f"{where}: {error}") from error
-    if region is not None and circular in _TRUE:
+    if region is not None and circular in _TRUE and parse_region(region).end is not None:
         raise SheetError(f"{where}: region {region} is a part, so it cannot be circular")
     return Sample(
         label=label,

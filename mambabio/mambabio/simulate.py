@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mambabio.alphabet import Ids, decode
+from mambabio.alphabet import Ids, decode, reverse_complement
 from mambabio.cache import atomic_path, atomic_write
 from mambabio.simulate_ancestor import ancestor, markov_sequence
 from mambabio.simulate_evolution import Branch, Chromosome, Rates, Sites, divergence, evolve
@@ -30,6 +30,8 @@ _LINE = 80
 _FAMILY_LENGTH = 240
 _OLD_REPEATS = 0.35
 _MINIMUM = 2000
+_UNKNOWN_LENGTH = 5000
+_UNKNOWN_EACH = 4
 
 # Branch -> (its parent, substitutions per site, bias towards GC, share of the young repeats that
 # insert on it). The shares on each way from the root to a species add up to 1.
@@ -71,7 +73,9 @@ def simulate(
     Writes into ``out_dir`` one bgzip FASTA a species (``human.fa.gz``, with ``chr1`` on),
     ``samples.tsv`` (a sample sheet whose test part is the last chromosome, validation the one
     before, training the others: in every species the same ones, so that no orthologous sequence
-    is on both sides), ``truth.json`` (parameters, tree, measured divergences) and ``README.md``.
+    is on both sides), ``unknown.fa.gz`` (stretches of the test chromosomes to classify; the
+    headers end with the truth), ``truth.json`` (parameters, tree, measured divergences) and
+    ``README.md``.
 
     Args:
         out_dir: folder, made where missing; files of these names in it are replaced.
@@ -112,6 +116,7 @@ def simulate(
     genomes = evolve_apes(seed, bases, chromosomes, repeats, rates)
     for species, genome in genomes.items():
         _write_fasta(folder / f"{species}.fa.gz", species, genome)
+    _write_unknown(folder / "unknown.fa.gz", genomes, np.random.default_rng(seed))
     pairs = {
         f"{one}-{other}": round(_genome_divergence(genomes[one], genomes[other]), 5)
         for one, other in combinations(SPECIES, 2)
@@ -168,14 +173,35 @@ def _genome_divergence(one: list[Chromosome], other: list[Chromosome]) -> float:
 
 
 def _write_fasta(path: Path, species: str, genome: list[Chromosome]) -> None:
+    headers = [f"chr{n} simulated {species}, no real sequence" for n in range(1, len(genome) + 1)]
+    _write(path, headers, [chromosome.bases for chromosome in genome])
+
+
+def _write_unknown(
+    path: Path, genomes: Mapping[str, list[Chromosome]], rng: np.random.Generator
+) -> None:
+    """Some stretches of each species' test chromosome, in random order, on either strand."""
+    drawn = []
+    for species, genome in genomes.items():
+        last = genome[-1].bases
+        size = min(_UNKNOWN_LENGTH, len(last) // 2)
+        for _ in range(_UNKNOWN_EACH):
+            start = int(rng.integers(len(last) - size + 1))
+            piece = last[start : start + size]
+            drawn.append((species, reverse_complement(piece) if rng.random() < 0.5 else piece))
+    order = rng.permutation(len(drawn)).tolist()
+    headers = [f"unknown{n} truth={drawn[i][0]}" for n, i in enumerate(order, 1)]
+    _write(path, headers, [drawn[i][1] for i in order])
+
+
+def _write(path: Path, headers: list[str], sequences: list[Ids]) -> None:
     from Bio import bgzf
 
     with atomic_path(path) as beside, bgzf.BgzfWriter(str(beside), "wb") as out:
-        for number, chromosome in enumerate(genome, 1):
-            text = decode(chromosome.bases)
-            lines = [text[i : i + _LINE] for i in range(0, len(text), _LINE)]
-            header = f">chr{number} simulated {species}, no real sequence\n"
-            out.write((header + "\n".join(lines) + "\n").encode())
+        for header, ids in zip(headers, sequences, strict=True):
+            text = decode(ids)
+            lines = (text[i : i + _LINE] for i in range(0, len(text), _LINE))
+            out.write(f">{header}\n{chr(10).join(lines)}\n".encode())
 
 
 def _sheet(chromosomes: int) -> str:

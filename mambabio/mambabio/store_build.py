@@ -91,8 +91,10 @@ def _build(sheet: SampleSheet, index: Path, options: dict[str, Any], log: Log) -
     data = index.parent / f"{index.stem}-{content[:16]}.ids"
     with atomic_path(data) as beside, open(beside, "wb") as out:
         writer = _Writer(out, options["n_policy"], dropped, index.parent)
+        place = {path: i for i, path in enumerate(paths)}
         for sample in sheet.samples:
-            writer.add(sample, paths.index(sample.path), sheet.label_id(sample.label), log)
+            writer.add(sample, place[sample.path], sheet.label_id(sample.label), log)
+        writer.close()
         entries = writer.entries
         if not any(sample.split == "val" for sample in sheet.samples):
             entries = _hold_out(entries, options["validation"], options["seed"], len(sheet.labels))
@@ -145,9 +147,10 @@ class _Writer:
         self._n_policy = n_policy
         self._dropped = dropped
         self._cache = cache
+        self._indexed: dict[Path, IndexedFasta] = {}
 
     def add(self, sample: Sample, source: int, label_id: int, log: Log) -> None:
-        for record, start in _records(sample, self._cache, log):
+        for record, start in self._records(sample, log):
             circular = record.circular if sample.circular is None else sample.circular
             pieces, whole = _clean(record.sequence, self._n_policy)
             if len(whole) == 0:
@@ -176,27 +179,33 @@ class _Writer:
                 self.entries.append(_Entry(stored, digest, known, stored.split, self._units))
                 self._append(piece)
 
+    def _records(self, sample: Sample, log: Log) -> Iterator[tuple[Record, int]]:
+        """Records of a row, each with where it starts in its sequence."""
+        if sample.region is None:
+            for record in read_records(sample.path, notice=log):
+                yield record, 0
+            return
+        try:
+            if sample.path not in self._indexed:
+                self._indexed[sample.path] = IndexedFasta(sample.path, self._cache, log=log)
+            fasta = self._indexed[sample.path]
+            name, start, end = fasta.resolve(sample.region)
+            ids = fasta.fetch(name, start, end)
+        except SequenceError as error:
+            raise SheetError(f"line {sample.row} of the sheet, {sample.region}: {error}") from error
+        yield Record(name=name, description=name, sequence=ids, source=str(sample.path)), start
+
+    def close(self) -> None:
+        """Close the indexed files."""
+        for fasta in self._indexed.values():
+            fasta.close()
+
     def _append(self, piece: Ids) -> None:
         np.ascontiguousarray(piece).tofile(self._out)
         self._offset += len(piece)
 
     def _drop(self, reason: str, sample: Sample, name: str) -> None:
         self._dropped.setdefault(reason, []).append(f"{sample.path.name}: {name}")
-
-
-def _records(sample: Sample, cache: Path, log: Log) -> Iterator[tuple[Record, int]]:
-    """Records of a row, each with where it starts in its sequence."""
-    if sample.region is None:
-        for record in read_records(sample.path, notice=log):
-            yield record, 0
-        return
-    try:
-        with IndexedFasta(sample.path, cache, log=log) as fasta:
-            name, start, end = fasta.resolve(sample.region)
-            ids = fasta.fetch(name, start, end)
-    except SequenceError as error:
-        raise SheetError(f"line {sample.row} of the sheet, {sample.region}: {error}") from error
-    yield Record(name=name, description=name, sequence=ids, source=str(sample.path)), start
 
 
 def _clean(ids: Ids, n_policy: str) -> tuple[list[tuple[int, Ids]], Ids]:
