@@ -60,7 +60,7 @@ def _carry_launch(p: Problem):
     batch, _, channels, states = p.sizes
     block = min(32 if p.chunks > 64 else 128, triton.next_power_of_2(channels))
     grid = (batch * states * triton.cdiv(channels, block),)
-    ahead = 4 if _INTERPRETED else 8 if p.chunks <= 64 else 32
+    ahead = 4 if _INTERPRETED else 8 if p.chunks <= 64 else 16
     return grid, {"BLOCK_D": block, "AHEAD": ahead, "num_warps": max(1, block // 32)}
 
 

@@ -1,7 +1,8 @@
 """From what each chunk does to the state to the state at every chunk's edge, in plain Triton.
 
-Sequential over the chunks, parallel over batch, channels and states; a few chunks are read ahead
-at a time. Small beside the passes over time: one step for `chunk_length` of theirs.
+Sequential over the chunks, parallel over batch, channels and states; AHEAD chunks are read while
+the AHEAD before them are worked on. Small beside the passes over time: one step for every
+`chunk_length` of theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,19 @@ from mambakernels.scan.triton_primitives import LOG2E, part
 def decay_of(A2, total):
     """exp(A total), with 0 for the infinite total of a chunk that a reset cuts."""
     return tl.where(total == float("inf"), 0.0, tl.exp2(A2 * total))
+
+
+@part
+def read_chunks(owns, own_stride, totals, total_stride, first, sign, chunks, in_d, AHEAD):
+    """What AHEAD chunks do, from the first on to the right (sign 1) or to the left (-1)."""
+    found = ()
+    for i in tl.static_range(AHEAD):
+        chunk = first + sign * i
+        inside = in_d & (chunk >= 0) & (chunk < chunks)
+        own = tl.load(owns + chunk * own_stride, mask=inside, other=0.0)
+        total = tl.load(totals + chunk * total_stride, mask=inside, other=0.0)
+        found = found + (own, total)  # noqa: RUF005
+    return found
 
 
 @triton.jit
@@ -44,23 +58,19 @@ def carry_states(
         h = tl.zeros([BLOCK_D], A2.dtype)
     whole = tl.zeros([BLOCK_D], A2.dtype)
     stride = tl.cast(states + 1, tl.int64) * channels
-    base = batch * chunks * stride + d
-    first = 0
+    owns = summaries + batch * chunks * stride + n * channels + d
+    totals = summaries + batch * chunks * stride + states * channels + d
+    found = read_chunks(owns, stride, totals, stride, 0, 1, chunks, in_d, AHEAD)
+    first = tl.cast(0, tl.int32)
     while first < chunks:
-        owns = ()
-        totals = ()
+        following = read_chunks(owns, stride, totals, stride, first + AHEAD, 1, chunks, in_d, AHEAD)
         for i in tl.static_range(AHEAD):
-            at = base + (first + i) * stride
-            here = in_d & (first + i < chunks)
-            owns = owns + (tl.load(summaries + at + n * channels, mask=here, other=0.0),)  # noqa: RUF005
-            totals = totals + (tl.load(summaries + at + states * channels, mask=here, other=0.0),)  # noqa: RUF005
-        for i in tl.static_range(AHEAD):
-            at = base + (first + i) * stride
-            here = in_d & (first + i < chunks)
             if starts is not None:
-                tl.store(starts + at + n * channels, h, mask=here)
-            h = decay_of(A2, totals[i]) * h + owns[i]
-            whole += totals[i]
+                at = (batch * chunks + first + i) * stride + n * channels + d
+                tl.store(starts + at, h, mask=in_d & (first + i < chunks))
+            h = decay_of(A2, found[2 * i + 1]) * h + found[2 * i]
+            whole += found[2 * i + 1]
+        found = following
         first += AHEAD
     tl.store(final + own_state, h, mask=in_d)
     if decay is not None:
@@ -92,26 +102,19 @@ def carry_adjoints(
     else:
         v = tl.zeros([BLOCK_D], A2.dtype)
     width = tl.cast(channels, tl.int64)
-    done = 0
-    while done < chunks:
-        owns = ()
-        totals = ()
+    stride = width * states
+    owns = adjoints + batch * chunks * stride + n * width + d
+    totals = starts + batch * chunks * (stride + width) + stride + d
+    last = chunks - 1
+    found = read_chunks(owns, stride, totals, stride + width, last, -1, chunks, in_d, AHEAD)
+    while last >= 0:
+        following = read_chunks(
+            owns, stride, totals, stride + width, last - AHEAD, -1, chunks, in_d, AHEAD
+        )
         for i in tl.static_range(AHEAD):
-            chunk = chunks - 1 - done - i
-            here = in_d & (chunk >= 0)
-            at = batch * chunks + chunk
-            owns = owns + (  # noqa: RUF005
-                tl.load(adjoints + (at * states + n) * width + d, mask=here, other=0.0),
-            )
-            totals = totals + (  # noqa: RUF005
-                tl.load(starts + (at * (states + 1) + states) * width + d, mask=here, other=0.0),
-            )
-        for i in tl.static_range(AHEAD):
-            chunk = chunks - 1 - done - i
-            here = in_d & (chunk >= 0)
-            at = batch * chunks + chunk
-            tl.store(adjoints + (at * states + n) * width + d, v, mask=here)
-            v = decay_of(A2, totals[i]) * v + owns[i]
-        done += AHEAD
+            tl.store(owns + (last - i) * stride, v, mask=in_d & (last - i >= 0))
+            v = decay_of(A2, found[2 * i + 1]) * v + found[2 * i]
+        found = following
+        last -= AHEAD
     if dinitial is not None:
         tl.store(dinitial + own_state, v, mask=in_d)

@@ -23,6 +23,7 @@ from mambakernels.scan.triton_tuned_tiles import (
     LOG2E,
     as_channels,
     as_row,
+    fetch_ahead,
     flat,
     load_states,
     load_tile,
@@ -147,6 +148,58 @@ def sum_channels(first, second, WIDE: gl.constexpr):
 
 
 @gluon.jit
+def walk_to_tile_starts(
+    u, delta, B, segments, A2, h_rows, B_tile, scratch, bias_D, first_d, start, steps, length, channels: gl.constexpr,
+    u_row: gl.constexpr, delta_row: gl.constexpr, B_row: gl.constexpr, segment_row: gl.constexpr,
+    SOFTPLUS: gl.constexpr, REVERSE: gl.constexpr,
+    N: gl.constexpr, T: gl.constexpr, WIDE: gl.constexpr, MASKED: gl.constexpr,
+):  # fmt: skip
+    """scratch (tiles, N, D): the states at the tiles' starts; h_rows holds the first one's."""
+    D: gl.constexpr = 32 * WIDE
+    NP: gl.constexpr = B_tile.shape[0]
+    by_d: gl.constexpr = row_layout(T, WIDE)
+    by_t: gl.constexpr = step_layout(T, WIDE)
+    sign: gl.constexpr = -1 if REVERSE else 1
+    B_rows = B_tile._reinterpret(gl.float32, [NP, T], flat(1))
+    t = gl.arange(0, T, layout=by_t)
+    row = scratch + gl.arange(0, D, layout=by_d)
+    d = first_d + gl.arange(0, D, layout=by_d)
+    inside = (t < T)[:, None] & (d < channels)[None, :]
+    last = (steps - 1) // T * T
+    for done in range(0, last, T):
+        at = position(start + done, length, REVERSE)
+        step = step_tile(
+            delta + at * delta_row, sign * delta_row, t, d, inside, bias_D, SOFTPLUS, MASKED
+        )
+        taken_in = step * load_tile(u + at * u_row, sign * u_row, t, d, inside, MASKED)
+        load_states(B_tile, B + at * B_row, sign * B_row, T, N)
+        if segments is not None:
+            penalty = penalties(
+                segments + at * segment_row, sign * segment_row, start + done, T, T, WIDE
+            )[:, None]
+        following = position(start + done + T, length, REVERSE)
+        fetch_ahead(delta + first_d + following * delta_row, sign * delta_row, steps - done - T, T, D)
+        fetch_ahead(u + first_d + following * u_row, sign * u_row, steps - done - T, T, D)
+        gl.thread_barrier()
+        for n in range(N):
+            exponent = step * A2.index(n).load(by_d)[None, :]
+            if segments is not None:
+                exponent += penalty
+            a = rows(gl.exp2(exponent))
+            x = rows(taken_in * B_rows.index(n).load(by_t)[:, None])
+            h_D = h_rows.index(n).load(by_d)
+            gl.store(row + n * D, h_D)
+            h = as_row(h_D, a[0])
+            for i in gl.static_range(T):
+                h = a[i] * h + x[i]
+            h_rows.index(n).store(as_channels(h, by_d))
+        row += N * D
+        gl.thread_barrier()
+    for n in range(N):
+        gl.store(row + n * D, h_rows.index(n).load(by_d))
+
+
+@gluon.jit
 def scan_gradients(
     dout, dfinal, adjoints, starts, u, delta, A, B, C, D_skip, z, bias, initial, segments,
     du, ddelta, dz, partials, sums, dinitial, scratch,
@@ -161,7 +214,8 @@ def scan_gradients(
     """partials (groups, batch, length, 2, state): dB and dC of each group of blocks of channels.
     sums (batch, chunk, state + 2, channels): dA, dD and the bias's of each chunk.
 
-    A program takes every `programs`-th item of batch x chunks x groups.
+    A program takes every `programs`-th item of batch x chunks x groups. Its scratch (tiles, N, D)
+    holds the states at the tiles' starts, each read by the thread that wrote it.
     """
     D: gl.constexpr = 32 * WIDE
     tiles: gl.constexpr = tile_layout(T, WIDE)
@@ -176,13 +230,12 @@ def scan_gradients(
     B_rows = B_tile._reinterpret(gl.float32, [NP, T], flat(1))
     C_rows = C_tile._reinterpret(gl.float32, [NP, T], flat(1))
     A2 = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
-    h_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     v_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     dA_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     sum_tile = gl.allocate_shared_memory(gl.float32, [NP, 2 * T], flat(2))
     sum_rows = sum_tile._reinterpret(gl.float32, [NP, 2 * T], flat(1))
-    own = scratch + program.to(gl.int64) * (chunk_length // T * N * D)
     lane = gl.arange(0, D, layout=by_d)
+    own = scratch + program.to(gl.int64) * (chunk_length // T * N * D)
     out_layout: gl.constexpr = gl.BlockedLayout([1, 1], [32, 1], [1, 1], [0, 1])
     out_n = gl.arange(0, NP, layout=gl.SliceLayout(1, out_layout))
     out_t = gl.arange(0, 2 * T, layout=gl.SliceLayout(0, out_layout))
@@ -193,7 +246,8 @@ def scan_gradients(
             group = item % groups
             chunk = (item // groups) % chunks
             batch = (item // groups // chunks).to(gl.int64)
-            d = (group * GROUP + member) * D + lane
+            first_d = (group * GROUP + member) * D
+            d = first_d + lane
             in_d = d < channels
             start = chunk * chunk_length
             steps = gl.minimum(chunk_length, length - start)
@@ -205,58 +259,42 @@ def scan_gradients(
                 bias_D = gl.zeros([D], gl.float32, by_d)
             for n in range(N):
                 A2.index(n).store(gl.load(A + d * N + n, mask=in_d, other=0.0) * LOG2E)
-                dA_rows.index(n).store(gl.zeros([D], gl.float32, by_d))
                 if starts is not None:
-                    h_rows.index(n).store(
-                        gl.load(
-                            starts + at_chunk * (N + 1) + n * channels + d, mask=in_d, other=0.0
-                        )
-                    )
+                    at_start = starts + at_chunk * (N + 1) + n * channels + d
+                    h_D = gl.load(at_start, mask=in_d, other=0.0)
                 elif initial is not None:
-                    h_rows.index(n).store(gl.load(initial + own_state + n, mask=in_d, other=0.0))
+                    h_D = gl.load(initial + own_state + n, mask=in_d, other=0.0)
                 else:
-                    h_rows.index(n).store(gl.zeros([D], gl.float32, by_d))
+                    h_D = gl.zeros([D], gl.float32, by_d)
+                v_rows.index(n).store(h_D)
+                dA_rows.index(n).store(gl.zeros([D], gl.float32, by_d))
+
+            u_own = u + batch * u_batch
+            delta_own = delta + batch * delta_batch
+            dout_own = dout + batch * dout_batch
+            B_own = B + batch * B_batch
+            C_own = C + batch * C_batch
+            z_own = z
+            if z is not None:
+                z_own = z + batch * z_batch
+            segments_own = segments
+            if segments is not None:
+                segments_own = segments + batch * segment_batch
+            last = (steps - 1) // T * T
+            walk_to_tile_starts(
+                u_own, delta_own, B_own, segments_own, A2, v_rows, B_tile, own, bias_D, first_d, start,
+                steps, length, channels, u_row, delta_row, B_row, segment_row,
+                SOFTPLUS, REVERSE, N, T, WIDE, MASKED,
+            )  # fmt: skip
+
+            for n in range(N):
                 if adjoints is not None:
-                    v_rows.index(n).store(
-                        gl.load(adjoints + at_chunk * N + n * channels + d, mask=in_d, other=0.0)
-                    )
+                    at_end = adjoints + at_chunk * N + n * channels + d
+                    v_rows.index(n).store(gl.load(at_end, mask=in_d, other=0.0))
                 elif dfinal is not None:
                     v_rows.index(n).store(gl.load(dfinal + own_state + n, mask=in_d, other=0.0))
                 else:
                     v_rows.index(n).store(gl.zeros([D], gl.float32, by_d))
-
-            # The states at the tiles' starts; the last tile's stays in h_rows.
-            last = (steps - 1) // T * T
-            for done in range(0, last, T):
-                at = position(start + done, length, REVERSE)
-                inside = (t < T)[:, None] & in_d[None, :]
-                step = step_tile(
-                delta + batch * delta_batch + at * delta_row, sign * delta_row, t, d, inside,
-                bias_D, SOFTPLUS, MASKED,
-            )  # fmt: skip
-                taken_in = step * load_tile(
-                    u + batch * u_batch + at * u_row, sign * u_row, t, d, inside, MASKED
-                )
-                load_states(B_tile, B + batch * B_batch + at * B_row, sign * B_row, T, N)
-                if segments is not None:
-                    penalty = penalties(
-                    segments + batch * segment_batch + at * segment_row, sign * segment_row,
-                    start + done, T, T, WIDE,
-                )[:, None]  # fmt: skip
-                gl.thread_barrier()
-                for n in range(N):
-                    exponent = step * A2.index(n).load(by_d)[None, :]
-                    if segments is not None:
-                        exponent += penalty
-                    a = rows(gl.exp2(exponent))
-                    x = rows(taken_in * B_rows.index(n).load(by_t)[:, None])
-                    h_D = h_rows.index(n).load(by_d)
-                    gl.store(own + (done // T * N + n) * D + lane, h_D)
-                    h = as_row(h_D, a[0])
-                    for i in gl.static_range(T):
-                        h = a[i] * h + x[i]
-                    h_rows.index(n).store(as_channels(h, by_d))
-                gl.thread_barrier()
 
             dskip = gl.zeros([D], gl.float32, by_d)
             dbias = gl.zeros([D], gl.float32, by_d)
@@ -265,34 +303,48 @@ def scan_gradients(
                 at = position(start + done, length, REVERSE)
                 left = steps - done
                 inside = (t < left)[:, None] & in_d[None, :]
-                u_at = u + batch * u_batch + at * u_row
-                z_at = z
-                if z is not None:
-                    z_at = z + batch * z_batch + at * z_row
-                delta_at = delta + batch * delta_batch + at * delta_row
-                dout_at = dout + batch * dout_batch + at * dout_row
+                u_at = u_own + at * u_row
+                delta_at = delta_own + at * delta_row
+                dout_at = dout_own + at * dout_row
                 step = step_tile(delta_at, sign * delta_row, t, d, inside, bias_D, SOFTPLUS, MASKED)
                 taken_in = step * load_tile(u_at, sign * u_row, t, d, inside, MASKED)
                 dy = load_tile(dout_at, sign * dout_row, t, d, inside, MASKED)
                 if z is not None:
+                    z_at = z_own + at * z_row
                     z_tile = load_tile(z_at, sign * z_row, t, d, inside, MASKED)
                     dy *= z_tile * sigmoid(z_tile)
                     y = gl.zeros([T, D], gl.float32, tiles)
-                load_states(B_tile, B + batch * B_batch + at * B_row, sign * B_row, left, N)
-                load_states(C_tile, C + batch * C_batch + at * C_row, sign * C_row, left, N)
+                load_states(B_tile, B_own + at * B_row, sign * B_row, left, N)
+                load_states(C_tile, C_own + at * C_row, sign * C_row, left, N)
                 if segments is not None:
                     penalty = penalties(
-                    segments + batch * segment_batch + at * segment_row, sign * segment_row,
-                    start + done, left, T, WIDE,
-                )[:, None]  # fmt: skip
-                if back > 0:
-                    for n in range(N):
-                        h_rows.index(n).store(gl.load(own + (done // T * N + n) * D + lane))
+                        segments_own + at * segment_row, sign * segment_row, start + done, left,
+                        T, WIDE,
+                    )[:, None]  # fmt: skip
                 gl.thread_barrier()
+
+                before = gl.maximum(done - T, 0)
+                following = position(start + before, length, REVERSE)
+                fetch_ahead(
+                    delta_own + first_d + following * delta_row, sign * delta_row, steps - before, T, D
+                )
+                fetch_ahead(u_own + first_d + following * u_row, sign * u_row, steps - before, T, D)
+                fetch_ahead(
+                    dout_own + first_d + following * dout_row, sign * dout_row, steps - before, T, D
+                )
+                if z is not None:
+                    fetch_ahead(
+                        z_own + first_d + following * z_row, sign * z_row, steps - before, T, D
+                    )
+                fetch_ahead(own + before // T * (N * D), D, N, N, D)
 
                 dtaken = gl.zeros([T, D], gl.float32, tiles)
                 dexponent = gl.zeros([T, D], gl.float32, tiles)
+                at_tile = own + done // T * (N * D) + lane
+                next_h = gl.load(at_tile)
                 for n in range(N):
+                    h_D = next_h
+                    next_h = gl.load(at_tile + gl.minimum(n + 1, N - 1) * D)
                     A_row = A2.index(n).load(by_d)[None, :]
                     B_column = B_rows.index(n).load(by_t)[:, None]
                     C_column = C_rows.index(n).load(by_t)[:, None]
@@ -301,7 +353,7 @@ def scan_gradients(
                         exponent += penalty
                     a = rows(gl.exp2(exponent))
                     x = rows(taken_in * B_column)
-                    h = as_row(h_rows.index(n).load(by_d), a[0])
+                    h = as_row(h_D, a[0])
                     kept = ()
                     states = ()
                     for i in gl.static_range(T):
@@ -325,20 +377,16 @@ def scan_gradients(
                     dtaken += g_tile * B_column
                     by_exponent = g_tile * kept_tile
                     dexponent += by_exponent * A_row
-                    dA_rows.index(n).store(
-                        dA_rows.index(n).load(by_d) + gl.sum(by_exponent * step, 0)
-                    )
+                    dA_D = dA_rows.index(n).load(by_d) + gl.sum(by_exponent * step, 0)
+                    dA_rows.index(n).store(dA_D)
                     sum_rows.index(n).store(sum_channels(g_tile * taken_in, h_tile * dy, WIDE))
                 gl.thread_barrier()
 
                 u_tile = load_tile(u_at, sign * u_row, t, d, inside, MASKED)
                 dstep = dtaken * u_tile + dexponent * LN2
                 if SOFTPLUS:
-                    raw = (
-                        load_tile(delta_at, sign * delta_row, t, d, inside, MASKED)
-                        + bias_D[None, :]
-                    )
-                    dstep *= sigmoid(raw)
+                    raw = load_tile(delta_at, sign * delta_row, t, d, inside, MASKED)
+                    dstep *= sigmoid(raw + bias_D[None, :])
                 if MASKED:
                     dstep = gl.where(inside, dstep, 0.0)
                 du_tile = dtaken * step
@@ -353,7 +401,7 @@ def scan_gradients(
                 if z is not None:
                     if D_skip is not None:
                         y += u_tile * skip_D
-                    z_tile = load_tile(z_at, sign * z_row, t, d, inside, MASKED)
+                    z_tile = load_tile(z_own + at * z_row, sign * z_row, t, d, inside, MASKED)
                     gate = sigmoid(z_tile)
                     dz_tile = load_tile(dout_at, sign * dout_row, t, d, inside, MASKED) * y
                     dz_tile *= gate * (1.0 + z_tile * (1.0 - gate))
@@ -373,9 +421,10 @@ def scan_gradients(
             to_sums = sums + at_chunk * (N + 2) + d
             for n in range(N):
                 gl.store(to_sums + n * channels, dA_rows.index(n).load(by_d), mask=in_d)
-                if dinitial is not None:  # noqa: SIM102
-                    if adjoints is None:
-                        gl.store(dinitial + own_state + n, v_rows.index(n).load(by_d), mask=in_d)
+                if dinitial is not None:
+                    if adjoints is None:  # noqa: SIM102
+                        v_D = v_rows.index(n).load(by_d)
+                        gl.store(dinitial + own_state + n, v_D, mask=in_d)
             gl.store(to_sums + N * channels, dskip, mask=in_d)
             gl.store(to_sums + (N + 1) * channels, dbias, mask=in_d)
             gl.thread_barrier()

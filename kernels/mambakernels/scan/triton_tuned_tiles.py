@@ -130,6 +130,20 @@ def store_tile(base, stride, t, d, inside, x, MASKED: gl.constexpr):
 
 
 @gluon.jit
+def fetch_ahead(base, stride, left, ROWS: gl.constexpr, D: gl.constexpr):
+    """Bring rows of D numbers that the next tile will read into the L2 cache; `left` exist."""
+    NEAR: gl.constexpr = 256 // base.dtype.element_ty.primitive_bitwidth  # in 32 bytes, a sector
+    SECTORS: gl.constexpr = D // NEAR
+    lane = gl.arange(0, 32, layout=gl.BlockedLayout([1], [32], [1], [0]))
+    for done in gl.static_range(0, ROWS, 32 // SECTORS):
+        row = gl.minimum(done + lane // SECTORS, gl.minimum(ROWS, left) - 1)
+        gl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l",
+            [base + (row * stride + lane % SECTORS * NEAR)], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
 def load_states(target, base, stride, left, N: gl.constexpr):
     """Steps of B or C into shared memory (states, steps), in float32, zero outside."""
     NP: gl.constexpr = target.shape[0]
