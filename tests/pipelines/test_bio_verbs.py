@@ -188,3 +188,18 @@ def test_simulate_gives_a_sheet(tmp_path, capsys):
     )
     assert code == 0
     assert Path(out.strip()).is_file()
+
+
+def test_split_deals_records(tmp_path, sheet, capsys):
+    code, out, err = run_cli(
+        capsys, "split", sheet, "--out", tmp_path / "new.tsv", "--fractions", "0.6", "0.2", "0.2"
+    )
+    assert code == 0, err
+    assert out.strip() == str(tmp_path / "new.tsv")
+    rows = [line.split("\t") for line in (tmp_path / "new.tsv").read_text().splitlines()[1:]]
+    assert {row[2] for row in rows} == {"train", "val", "test"}
+    assert {row[0] for row in rows} == {"rich", "poor"}
+    assert (tmp_path / "new.tsv.duplicates.tsv").is_file()
+    code, _, err = run_cli(capsys, "split", sheet, "--fractions", "0.6", "0.2", "0.9")
+    assert code == 2
+    assert not list(sheet.parent.glob("*.split.tsv*"))

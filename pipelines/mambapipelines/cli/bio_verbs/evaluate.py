@@ -55,7 +55,6 @@ def main(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).parse_args(argv)
     from mambabio.classifier import SpeciesClassifier
     from mambabio.evaluate import evaluate
-    from mambabio.near_duplicates import near_duplicates
 
     from ...bio.stores import check_window, run_of, saved_baselines, store_for
 
@@ -76,7 +75,6 @@ def main(argv: list[str], prog: str) -> int:
         batch_size=arguments.batch_size,
         both_strands=arguments.both_strands,
         precision=precision_of(arguments, device),
-        near_duplicates=near_duplicates(store, arguments.split) if store.select("train") else None,
         seed=arguments.seed,
         progress=_Progress() if sys.stderr.isatty() else None,
         log=_log,
