@@ -107,7 +107,9 @@ class _Cache(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a torn or foreign file, in whatever way: compile anew
+        except Exception:  # a torn or foreign file, in whatever way: begin anew
+            with contextlib.suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, sig, data) -> None:
