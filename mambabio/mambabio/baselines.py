@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,7 +155,7 @@ class KmerBaselines:
                 model = (LinearKmers if kind == "linear" else NaiveBayes).from_arrays(own)
                 models.append(model)
                 members.append(Baseline(kind, model.k, score))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise DataError(f"{Path(path)} cannot be read as k-mer baselines: {error}") from error
         labels = tuple(str(label) for label in arrays["labels"])
         best = members[int(arrays["best"])]
