@@ -50,8 +50,8 @@ def forward(
     if length == 1:
         return _one_step(x, weight, bias, initial_state, silu)
     out = torch.empty(x.shape, dtype=x.dtype)
-    x, initial = _rows(x), _rows(initial_state)
-    table = table_of(x, initial, None, None, out, None)
+    given = [_rows(t) for t in (x, initial_state, None, None, out, None)]
+    table = table_of(*given)
     weights = _weights(x, weight, bias)
     starts = _starts(segment_ids, width)
     rows, parts = _share(length, channels)
@@ -84,8 +84,8 @@ def backward(
     width = weight.shape[1]
     dx = torch.empty(x.shape, dtype=x.dtype)
     dinitial = torch.empty(batch, width - 1, channels, dtype=x.dtype)
-    x, initial, dout, dfinal = _rows(x), _rows(initial_state), _rows(dout), _rows(dfinal)
-    table = table_of(x, initial, dout, dfinal, dx, dinitial)
+    given = [_rows(t) for t in (x, initial_state, dout, dfinal, dx, dinitial)]
+    table = table_of(*given)
     weights = _weights(x, weight, bias)
     starts = _starts(segment_ids, width)
     rows, parts = _share(length, channels)

@@ -11,7 +11,6 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mambakernels._checks import needs_gradient, untraced
 
@@ -128,9 +127,10 @@ class _Convolution(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dout, dfinal):  # type: ignore[override]
-        return _gradients(ctx, _backward, dout, dfinal)
+        # create_graph: the operator's result refuses a second derivative
+        run = _backward_op if torch.is_grad_enabled() else _backward
+        return _gradients(ctx, run, dout, dfinal)
 
 
 def causal_conv1d(*inputs) -> tuple[Tensor, Tensor]:

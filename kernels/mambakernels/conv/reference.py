@@ -44,13 +44,12 @@ def forward(
     total = x_BLD.new_zeros(B, L, D, dtype=dtype)
     if bias_D is not None:
         total = total + bias_D.to(dtype)
-    if segment_ids_BL is not None:
-        starts_BL = run_starts(segment_ids_BL, W - 1)
-        time_L = torch.arange(L, device=x_BLD.device)
+    time_L = torch.arange(L, device=x_BLD.device)
+    starts_BL = None if segment_ids_BL is None else run_starts(segment_ids_BL, W - 1)
     for k in range(W):
         tap_BLD = inputs[:, k : k + L]
-        if segment_ids_BL is not None:
-            inside_BL = time_L - (W - 1) + k >= starts_BL
+        if starts_BL is not None:
+            inside_BL = torch.ge(time_L - (W - 1) + k, starts_BL)
             tap_BLD = torch.where(inside_BL[..., None], tap_BLD, 0)
         total = total + weight[:, k] * tap_BLD
     out = torch.nn.functional.silu(total) if silu else total
@@ -71,7 +70,7 @@ def final_state(
         last = torch.cat([initial_state_BPD[:, L:].to(x_BLD.dtype), last], dim=1)
     if segment_ids_BL is not None and L > 0:
         time_P = torch.arange(L - P, L, device=x_BLD.device)
-        inside_BP = time_P >= run_starts(segment_ids_BL, P)[:, -1:]
+        inside_BP = torch.ge(time_P, run_starts(segment_ids_BL, P)[:, -1:])
         return torch.where(inside_BP[..., None], last, 0)
     return last.clone()  # not a view, which would keep all of x alive
 
@@ -94,9 +93,8 @@ def backward(
             )
         if bias_D is None:
             bias_D = weight_DW.new_zeros(weight_DW.shape[0])
-        leaves = [
-            t.detach().requires_grad_() for t in (x_BLD, weight_DW, bias_D, initial_state_BPD)
-        ]
-        outputs = forward(*leaves, segment_ids_BL, silu)
+        given = (x_BLD, weight_DW, bias_D, initial_state_BPD)
+        x, weight, bias, initial = (t.detach().requires_grad_() for t in given)
+        outputs = forward(x, weight, bias, initial, segment_ids_BL, silu)
     gradients = (dout_BLD, torch.zeros_like(outputs[1]) if dfinal_BPD is None else dfinal_BPD)
-    return torch.autograd.grad(outputs, leaves, gradients)
+    return torch.autograd.grad(outputs, (x, weight, bias, initial), gradients)

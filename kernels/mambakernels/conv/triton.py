@@ -1,9 +1,11 @@
 """Causal depthwise convolution in plain Triton: tiles of time and channels, channels innermost.
 
 Forward: reads x and writes out once (the other taps of a tile come from the first-level cache).
-Backward: reads x and dout and writes dx once; a tile computes the pre-activations that its inputs
-reach again, so nothing is saved but the inputs. A program walks `CHUNK` rows and keeps a weight
-gradient of its own; these are added in their order, so that the same inputs give the same bits.
+Backward: nothing is saved but the inputs. Up to four taps, a first pass reads x and dout, computes
+the pre-activation again, writes its gradient and sums those of the weights; a second one reads that
+gradient and writes dx: five tensors moved. Wider, one pass computes every pre-activation that an
+input reaches: three tensors moved, but width^2 taps computed. A program walks `CHUNK` rows and
+keeps a weight gradient of its own; these are added in their order: the same inputs, the same bits.
 """
 
 from __future__ import annotations
@@ -15,8 +17,10 @@ from torch import Tensor
 
 from mambakernels.conv.reference import final_state, run_starts
 
-CHUNK = 1024  # rows a program walks
+CHUNK = 1024  # most rows a program walks
+_PROGRAMS = 132 * 16  # below this many, programs walk fewer rows
 _INTERPRETED_CHUNK = 32
+_NARROW = 4  # most taps for which the first pass of the backward has sums
 
 
 @triton.jit
@@ -76,6 +80,7 @@ def _backward(
     length, channels, dout_batch, dout_row, x_batch, x_row, chunks,
     WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, PAD_W: tl.constexpr, FRONT: tl.constexpr,
+    SUMS: tl.constexpr,
 ):  # fmt: skip
     """Rows first - (WIDTH - 1) of the first chunk are the initial state's.
 
@@ -148,10 +153,87 @@ def _backward(
             before = (batch * (WIDTH - 1) + row[:, None] + WIDTH - 1) * channels + d[None, :]
             tl.store(dinitial + before, total.to(dinitial.dtype.element_ty), mask=inside)
         tile += ROWS
-    place = sums + tl.cast(program, tl.int64) * (WIDTH + 1) * channels
-    inside = (taps < WIDTH)[:, None] & in_d[None, :]
-    tl.store(place + taps[:, None] * channels + d[None, :], dweight, mask=inside)
-    tl.store(place + WIDTH * channels + d, dbias, mask=in_d)
+    if SUMS:
+        place = sums + tl.cast(program, tl.int64) * (WIDTH + 1) * channels
+        inside = (taps < WIDTH)[:, None] & in_d[None, :]
+        tl.store(place + taps[:, None] * channels + d[None, :], dweight, mask=inside)
+        tl.store(place + WIDTH * channels + d, dbias, mask=in_d)
+
+
+@triton.jit
+def _slopes(
+    dout, x, weight, bias, initial, starts, dpre, sums,
+    length, channels, dout_batch, dout_row, x_batch, x_row, chunks,
+    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """dpre, the gradient before the activation, and the sums of `_backward`; at most four taps."""
+    program = tl.program_id(0)
+    batch = tl.cast(program // chunks, tl.int64)
+    first = tl.cast(program % chunks, tl.int64) * CHUNK
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    in_d = d < channels
+    if bias is not None:
+        bias_D = tl.load(bias + d, mask=in_d, other=0.0).to(SUM)
+    else:
+        bias_D = tl.zeros([BLOCK_D], SUM)
+    # One tile of sums a tap, reduced over its rows once: not a reduction a step.
+    sum0 = tl.zeros([ROWS, BLOCK_D], SUM)
+    sum1 = tl.zeros([ROWS, BLOCK_D], SUM)
+    sum2 = tl.zeros([ROWS, BLOCK_D], SUM)
+    sum3 = tl.zeros([ROWS, BLOCK_D], SUM)
+    dbias = tl.zeros([ROWS, BLOCK_D], SUM)
+    tile = 0
+    while tile < CHUNK:
+        time = first + tile + tl.arange(0, ROWS)
+        inside = (time < length)[:, None] & in_d[None, :]
+        place = dout + batch * dout_batch + time[:, None] * dout_row + d[None, :]
+        slope = tl.load(place, mask=inside, other=0.0).to(SUM)
+        tap0 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row, d,
+                    in_d, WIDTH, 0).to(SUM)  # fmt: skip
+        tap1 = tap0
+        tap2 = tap0
+        tap3 = tap0
+        if WIDTH > 1:
+            tap1 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
+                        d, in_d, WIDTH, 1).to(SUM)  # fmt: skip
+        if WIDTH > 2:
+            tap2 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
+                        d, in_d, WIDTH, 2).to(SUM)  # fmt: skip
+        if WIDTH > 3:
+            tap3 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
+                        d, in_d, WIDTH, 3).to(SUM)  # fmt: skip
+        if SILU:
+            w = weight + d * WIDTH
+            pre = bias_D[None, :] + tl.load(w, mask=in_d, other=0.0).to(SUM)[None, :] * tap0
+            if WIDTH > 1:
+                pre += tl.load(w + 1, mask=in_d, other=0.0).to(SUM)[None, :] * tap1
+            if WIDTH > 2:
+                pre += tl.load(w + 2, mask=in_d, other=0.0).to(SUM)[None, :] * tap2
+            if WIDTH > 3:
+                pre += tl.load(w + 3, mask=in_d, other=0.0).to(SUM)[None, :] * tap3
+            gate = 1.0 / (1.0 + tl.exp(-pre))
+            slope = slope * gate * (1.0 + pre * (1.0 - gate))
+            place = dpre + (batch * length + time[:, None]) * channels + d[None, :]
+            tl.store(place, slope.to(dpre.dtype.element_ty), mask=inside)
+        sum0 += slope * tap0
+        if WIDTH > 1:
+            sum1 += slope * tap1
+        if WIDTH > 2:
+            sum2 += slope * tap2
+        if WIDTH > 3:
+            sum3 += slope * tap3
+        dbias += slope
+        tile += ROWS
+    place = sums + tl.cast(program, tl.int64) * (WIDTH + 1) * channels + d
+    tl.store(place, tl.sum(sum0, 0), mask=in_d)
+    if WIDTH > 1:
+        tl.store(place + channels, tl.sum(sum1, 0), mask=in_d)
+    if WIDTH > 2:
+        tl.store(place + 2 * channels, tl.sum(sum2, 0), mask=in_d)
+    if WIDTH > 3:
+        tl.store(place + 3 * channels, tl.sum(sum3, 0), mask=in_d)
+    tl.store(place + WIDTH * channels, tl.sum(dbias, 0), mask=in_d)
 
 
 def forward(
@@ -167,7 +249,7 @@ def forward(
     width = weight.shape[1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
-        x, shape = _rows(x), _shape(length, channels)
+        x, shape = _rows(x), _shape(batch, length, channels)
         chunks = triton.cdiv(length, shape["CHUNK"])
         _forward[(batch * chunks, triton.cdiv(channels, shape["BLOCK_D"]))](
             x, weight.contiguous(), bias, _whole(initial_state), _starts(segment_ids, width), out,
@@ -194,22 +276,32 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     given = initial_state is not None
     dinitial = x.new_empty(batch if given else 0, width - 1, channels)
-    shape = _shape(length, channels)
-    chunks = triton.cdiv(length, shape["CHUNK"])
     if not dx.numel():
         if given and dfinal is not None:
             dinitial.copy_(dfinal)
-        sums = x.new_zeros(1, width + 1, channels, dtype=dtype)
-    else:
-        sums = x.new_empty(batch * chunks, width + 1, channels, dtype=dtype)
-        x, dout = _rows(x), _rows(dout)
-        _backward[(batch * chunks, triton.cdiv(channels, shape["BLOCK_D"]))](
-            dout, _whole(dfinal), x, weight.contiguous(), bias, _whole(initial_state),
-            _starts(segment_ids, width), dx, dinitial if given and width > 1 else None, sums,
+        return dx, weight.new_zeros(weight.shape), weight.new_zeros(channels), dinitial
+    x, dout, weight = _rows(x), _rows(dout), weight.contiguous()
+    initial, starts = _whole(initial_state), _starts(segment_ids, width)
+    shape = _shape(batch, length, channels)
+    chunks = triton.cdiv(length, shape["CHUNK"])
+    grid = (batch * chunks, triton.cdiv(channels, shape["BLOCK_D"]))
+    sums = x.new_empty(batch * chunks, width + 1, channels, dtype=dtype)
+    two_passes = width <= _NARROW
+    if two_passes:
+        dpre = torch.empty_like(dx) if silu else dout
+        _slopes[grid](
+            dout, x, weight, bias, initial, starts, dpre, sums,
             length, channels, dout.stride(0), dout.stride(1), x.stride(0), x.stride(1), chunks,
-            WIDTH=width, SILU=silu, SUM=_sum(x), PAD_W=triton.next_power_of_2(width),
-            FRONT=triton.cdiv(width - 1, shape["ROWS"]) * shape["ROWS"], **shape,
+            WIDTH=width, SILU=silu, SUM=_sum(x), **(shape | {"ROWS": 16}),
         )  # fmt: skip
+        dout, silu = dpre, False
+    _backward[grid](
+        dout, _whole(dfinal), x, weight, bias, initial, starts, dx,
+        dinitial if given and width > 1 else None, sums,
+        length, channels, dout.stride(0), dout.stride(1), x.stride(0), x.stride(1), chunks,
+        WIDTH=width, SILU=silu, SUM=_sum(x), PAD_W=triton.next_power_of_2(width),
+        FRONT=triton.cdiv(width - 1, shape["ROWS"]) * shape["ROWS"], SUMS=not two_passes, **shape,
+    )  # fmt: skip
     total = sums.sum(0)
     return dx, total[:width].t().contiguous(), total[width].clone(), dinitial
 
@@ -230,10 +322,10 @@ def _sum(x: Tensor) -> tl.dtype:
     return tl.float64 if x.dtype == torch.float64 else tl.float32
 
 
-def _shape(length: int, channels: int) -> dict[str, int]:
+def _shape(batch: int, length: int, channels: int) -> dict[str, int]:
     """Rows of a tile, channels of a program and rows that it walks."""
     if triton.knobs.runtime.interpret:
         return {"ROWS": 16, "BLOCK_D": 16, "CHUNK": _INTERPRETED_CHUNK}
-    rows = 32
-    walked = min(CHUNK, max(rows, triton.next_power_of_2(length)))
-    return {"ROWS": rows, "BLOCK_D": min(128, triton.next_power_of_2(channels)), "CHUNK": walked}
+    block = min(128, triton.next_power_of_2(channels))
+    walked = triton.next_power_of_2(batch * length * triton.cdiv(channels, block) // _PROGRAMS + 1)
+    return {"ROWS": 32, "BLOCK_D": block, "CHUNK": min(CHUNK, max(32, walked))}

@@ -50,7 +50,7 @@ def forward(
     given = [_rows(t) for t in (x, residual, stream, y)]
     table = table_of(*given, None, None, None, None)
     weights = _weights(weight, double)
-    rows, share, parts = _share(given[0])
+    rows, share, parts = _share(y)
 
     def part(i: int) -> None:
         first = i * share
@@ -82,7 +82,7 @@ def backward(
     if dx.numel() > 0:
         given = [_rows(t) for t in (stream, dy, dresidual_out, dx, dstream)]
         table = table_of(None, None, given[0], None, *given[1:])
-        rows, share, parts = _share(given[0])
+        rows, share, parts = _share(dx)
         sums = np.zeros((parts, weights.size), dtype=weights.dtype)
 
         def part(i: int) -> None:
@@ -113,9 +113,10 @@ def _weights(weight: Tensor, double: bool) -> np.ndarray:
     return padded_weight.numpy()
 
 
-def _share(rows: Tensor) -> tuple[int, int, int]:
+def _share(tensor: Tensor) -> tuple[int, int, int]:
     """All rows, the rows of a part, and the number of parts."""
-    _, count, channels = rows.shape
+    channels = tensor.shape[-1]
+    count = tensor.numel() // channels
     share = max(1, _PART // channels)
     return count, share, -(-count // share)
 

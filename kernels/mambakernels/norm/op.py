@@ -12,7 +12,6 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mambakernels._checks import needs_gradient, untraced
 
@@ -136,9 +135,10 @@ class _Norm(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy, dresidual_out):  # type: ignore[override]
-        return _gradients(ctx, _backward, dy, dresidual_out)
+        # create_graph: the operator's result refuses a second derivative
+        run = _backward_op if torch.is_grad_enabled() else _backward
+        return _gradients(ctx, run, dy, dresidual_out)
 
 
 def rms_norm(*inputs) -> tuple[Tensor, Tensor]:
