@@ -73,7 +73,7 @@ def programs(folder: Path) -> None:
         command = [str(Path(sys.executable).parent / "mambabio"), *arguments]
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
-    run("simulate", "--out", str(folder / "sim"), "--length", "30000")
+    run("simulate", "--out", str(folder / "sim"), "--bases", "60000")
     fit = ["fit", "--data.samples", str(folder / "sim" / "samples.tsv"), "--run"]
     fit += [str(folder / "run"), "--data.window", "256", "--trainer.max_steps", "5"]
     run(*fit, "--model.d_model", "16", "--model.n_layer", "1")

@@ -34,7 +34,7 @@ def _commands(out: Path) -> list[list[str]]:
     return [
         ["simulate", "--out", str(out / "genomes")],
         ["fit", "--data.samples", sheet, "--data.window", "1024", "--run", run]
-        + ["--trainer.max_time", "00:00:01:30"],
+        + ["--trainer.max_time", "90s"],
         ["evaluate", "--model", run, "--samples", sheet, "--split", "test"],
         ["classify", "--model", run, unknown],
         ["report", run],
