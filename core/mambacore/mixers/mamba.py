@@ -156,7 +156,8 @@ class MambaMixer(Mixer):
             if x.shape[1] == 1 and not torch.is_grad_enabled():
                 y, conv, ssm = self._step(x[:, 0], conv, ssm)
                 return y[:, None], MambaState(conv, ssm, last_segment(segment_ids, segment))
-        y, conv, ssm = self._mix(x, conv, ssm, segment_ids)
+        mix = self._mix_as_one if self._recomputes(x) else self._mix
+        y, conv, ssm = mix(x, conv, ssm, segment_ids)
         return y, MambaState(conv, ssm, last_segment(segment_ids, segment))
 
     def initial_state(
@@ -170,6 +171,11 @@ class MambaMixer(Mixer):
             ),
             torch.zeros(batch, device=device, dtype=torch.int64),
         )
+
+    def _recomputes(self, x: Tensor) -> bool:
+        """Whether only the mixer's input is kept for the backward pass."""
+        wanted = x.is_cuda if self.recompute is None else self.recompute
+        return wanted and torch.is_grad_enabled() and x.shape[1] > 0
 
     def _mix(
         self, x: Tensor, conv: Tensor | None, ssm: Tensor | None, segment_ids: Tensor | None

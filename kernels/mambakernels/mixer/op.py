@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from mambakernels._checks import needs_gradient, untraced
@@ -171,9 +170,10 @@ class _Mixer(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients):  # type: ignore[override]
-        return _gradients(ctx, _backward, *gradients)
+        # create_graph: the operator's result refuses a second derivative
+        run = _backward_op if torch.is_grad_enabled() else _backward
+        return _gradients(ctx, run, *gradients)
 
 
 def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
