@@ -6,15 +6,13 @@ from collections.abc import Sequence
 
 from .program import Program, Verb, run
 
-VERBS: tuple[Verb, ...] = ()
+_VERBS = "mambapipelines.cli.audio_verbs"
 
 PROGRAM = Program(
     name="mambaaudio",
-    description="Train on raw audio, generate it and score models of it.",
-    verbs=VERBS,
-    epilog=""
-    if VERBS
-    else "This version has no audio verbs yet; the Python package is mambaaudio.",
+    description="Look at recordings before training on them.",
+    verbs=(Verb("check", f"{_VERBS}.check", "clipping, DC, silence, bit depth, duplicates (TSV)"),),
+    epilog="Reading, writing and coding sound is in the Python package mambaaudio.",
 )
 
 

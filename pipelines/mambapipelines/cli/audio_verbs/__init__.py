@@ -1,0 +1,1 @@
+"""The verbs of ``mambaaudio``, imported when they are used."""
