@@ -296,3 +296,22 @@ class _Stub(SpeciesClassifier):
 
     def forward(self, tokens, lengths=None):
         return torch.zeros(len(tokens), len(self.labels))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_million_bases(tmp_path: Path, monkeypatch, whole: bool) -> None:
+    torch.manual_seed(0)
+    config = ClassifierConfig(ModelConfig(d_model=8, n_layer=1), LABELS, window=1024)
+    model = SpeciesClassifier(config)
+    longest = 0
+
+    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal longest
+        longest = max(longest, inputs[0].numel())
+
+    model.embedding.register_forward_pre_hook(watch)
+    path = fasta(tmp_path / "x.fa", sequences([1_000_000]), width=100)
+    (p,) = model.classify(path, whole=whole, notice=lambda _: None)
+    assert p.length == 1_000_000
+    assert p.label in LABELS
+    assert longest <= Scorer(model).bases_at_once  # never the record at once
