@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
+from op_cases import INTERPRETED, PLACES, check_parity, results, run_interpreted
 from torch import Tensor
 
 from helpers import assert_close
 from mambacore.mixers import MambaMixer
 from mambakernels import causal_conv1d, mamba_mixer, selective_scan
 
+HALF = torch.float16 if INTERPRETED else torch.bfloat16
 RANK, STATES, CHANNELS, WIDTH, MODEL = 2, 3, 6, 4, 5
 NAMES = (
     "x", "in_weight", "in_bias", "conv_weight", "conv_bias", "x_proj", "dt_proj", "A", "D",
@@ -48,26 +52,30 @@ def _inputs(length: int = 37, dtype: torch.dtype = torch.float64, full: bool = T
     return made
 
 
-def _parts(v: dict, segment_ids: Tensor | None, zoh: str) -> tuple[Tensor, ...]:
+def _parts(
+    v: dict, segment_ids: Tensor | None, zoh: str, backend: str | None = None
+) -> tuple[Tensor, ...]:
     u, z = F.linear(v["x"], v["in_weight"], v["in_bias"]).chunk(2, dim=-1)
     u, conv = causal_conv1d(
         u, v["conv_weight"], v["conv_bias"], activation="silu", initial_state=v["conv_state"],
-        return_final_state=True, segment_ids=segment_ids,
+        return_final_state=True, segment_ids=segment_ids, backend=backend,
     )  # fmt: skip
     low, B, C = F.linear(u, v["x_proj"]).split([RANK, STATES, STATES], dim=-1)
     y, ssm = selective_scan(
         u, F.linear(low, v["dt_proj"]), v["A"], B, C, v["D"], z, v["delta_bias"],
         delta_softplus=True, discretization=zoh, initial_state=v["ssm_state"],
-        return_final_state=True, segment_ids=segment_ids,
+        return_final_state=True, segment_ids=segment_ids, backend=backend,
     )  # fmt: skip
     return F.linear(y, v["out_weight"], v["out_bias"]), conv, ssm
 
 
-def _fused(v: dict, segment_ids: Tensor | None, zoh: str) -> tuple[Tensor, ...]:
+def _fused(
+    v: dict, segment_ids: Tensor | None, zoh: str, backend: str | None = None
+) -> tuple[Tensor, ...]:
     *positional, conv_state, ssm_state = (v[name] for name in NAMES)
     return mamba_mixer(
         *positional, conv_state=conv_state, ssm_state=ssm_state, segment_ids=segment_ids,
-        discretization=zoh,
+        discretization=zoh, backend=backend,
     )  # fmt: skip
 
 
@@ -82,19 +90,52 @@ def _run(function, v: dict, segment_ids: Tensor | None, zoh: str) -> dict[str, T
     return dict(zip(("y", "conv", "ssm"), outputs, strict=True)) | named
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("segments", [True, False])
 @pytest.mark.parametrize("zoh", ["euler", "zoh"])
-def test_equals_its_parts(full: bool, segments: bool, zoh: str) -> None:
+def test_equals_its_parts(full: bool, segments: bool, zoh: str, backend: str) -> None:
+    """Also where a backend's backward finds the outputs on its way, as the reference does."""
     v = _inputs(full=full)
     ids = torch.randint(0, 2, (2, 37), generator=torch.Generator().manual_seed(1)).cumsum(1)
     ids = ids // 4 if segments else None
-    expected = _run(_parts, v, ids, zoh)
-    got = _run(_fused, v, ids, zoh)
+    expected = _run(partial(_parts, backend=backend), v, ids, zoh)
+    got = _run(partial(_fused, backend=backend), v, ids, zoh)
     assert got.keys() == expected.keys()
     for name, value in expected.items():
         assert got[name].dtype == value.dtype
         assert_close(got[name], value, 1e-11, name)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF])
+def test_every_backend_is_as_exact_as_the_parts(place, dtype: torch.dtype) -> None:
+    tensors = {name: t.detach() for name, t in _inputs(19, dtype).items()}
+    tensors["ids"] = torch.tensor([[0] * 8 + [4] * 11, [1] * 19])
+
+    def run(v: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+        function = _parts if backend == "reference" else _fused
+        return dict(zip(("y", "conv", "ssm"), function(v, v["ids"], "euler", backend), strict=True))
+
+    check_parity(run, tensors, place)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="already interpreted")
+def test_interpreted_kernels() -> None:
+    run_interpreted(__file__)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_same_inputs_same_bits(place) -> None:
+    backend, device = place
+    v = {k: t.detach().to(device) for k, t in _inputs(64, torch.float32).items()}
+
+    def run(tensors: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+        return dict(enumerate(_fused(tensors, None, "euler", backend)))
+
+    first = results(run, v, backend)
+    for name, value in results(run, v, backend).items():
+        assert torch.equal(value, first[name]), name
 
 
 def test_only_the_input_is_saved() -> None:
@@ -135,7 +176,7 @@ def test_registration_is_sound() -> None:
     v = _inputs(length=7, dtype=torch.float32)
     arguments = [v[name] for name in NAMES]
     torch.library.opcheck(
-        torch.ops.mambakernels.mamba_mixer.default, (*arguments, None, False, "cpu")
+        torch.ops.mambakernels.mamba_mixer.default, (*arguments, None, False, "cpu", True)
     )
 
 

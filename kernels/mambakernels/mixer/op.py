@@ -5,9 +5,10 @@ for the out-projection, then the gradients in reverse order. The recomputation i
 3.3.2 of the Mamba paper (arXiv 2312.00752), carried on to the projections, because a matrix
 product is cheap beside a scan and its output is four times its input.
 
-Saved: x (batch, length, d_model) and the weights and states that were given. Freed on the way
-back as soon as possible, so that the largest moment of the backward holds about nine tensors of
-(batch, length, channels).
+Saved: x (batch, length, d_model), the weights and states that were given, and, where the backend
+finds the scan's outputs on its way back, the scan's states at the starts of its chunks: without
+them the scan runs forward once more. Freed on the way back as soon as possible, so that the
+largest moment of the backward holds about nine tensors of (batch, length, channels).
 """
 
 from __future__ import annotations
@@ -41,23 +42,24 @@ def _forward(
     conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
     D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
     conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
-    zoh: bool, backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    zoh: bool, backend: str, save: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     with torch.autocast(x.device.type, enabled=False):
         u, z = linear(x, in_weight, in_bias).chunk(2, dim=-1)
         u, conv_final = conv._forward(
             u, conv_weight, conv_bias, conv_state, segment_ids, True, backend
         )
         _, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
-        out, ssm_final, _ = scan._forward(
+        save = save and scan.saved_for_outputs(u, A, backend) != (0,)
+        out, ssm_final, saved = scan._forward(
             u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids,
-            True, zoh, False, backend, False, None,
+            True, zoh, False, backend, save, None,
         )  # fmt: skip
-        return linear(out, out_weight, out_bias), conv_final, ssm_final
+        return linear(out, out_weight, out_bias), conv_final, ssm_final, saved
 
 
 def _backward(
-    dy: Tensor, dconv_final: Tensor | None, dssm_final: Tensor | None,
+    dy: Tensor, dconv_final: Tensor | None, dssm_final: Tensor | None, saved: Tensor,
     x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
     conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
     D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
@@ -73,7 +75,7 @@ def _backward(
         low, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
         inputs = (u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids, True, zoh, False)
         dout = torch.matmul(dy, out_weight)
-        out, gradients = scan.outputs_and_gradients(dout, dssm_final, *inputs, backend)
+        out, gradients = scan.outputs_and_gradients(dout, dssm_final, saved, *inputs, backend)
         del dout, inputs
         dy_rows = dy.reshape(-1, dy.shape[-1])
         dout_weight = dy_rows.t() @ out.reshape(-1, channels)
@@ -121,33 +123,40 @@ def _(*inputs):
     x, conv_weight, A, out_weight = inputs[0], inputs[3], inputs[7], inputs[10]
     batch, length, _ = x.shape
     channels, states = A.shape
+    *_, backend, save = inputs
+    shape = (0,)
+    if save:
+        u = x.new_empty(batch, length, channels)
+        shape = scan.saved_for_outputs(u, A, backend)
     return (
         x.new_empty(batch, length, out_weight.shape[0]),
         x.new_empty(batch, conv_weight.shape[1] - 1, channels),
         x.new_empty(batch, channels, states, dtype=A.dtype),
+        x.new_empty(shape, dtype=A.dtype),
     )
 
 
 @_backward_op.register_fake
-def _(dy, dconv_final, dssm_final, *inputs):
+def _(dy, dconv_final, dssm_final, saved, *inputs):
     given = inputs[:DIFFERENTIABLE]
     return [t.new_empty(t.shape) for t in given if t is not None]
 
 
 def _save(ctx, inputs, output):
-    *tensors, ctx.zoh, ctx.backend = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, ctx.zoh, ctx.backend, _ = inputs
+    ctx.mark_non_differentiable(output[3])
+    ctx.save_for_backward(output[3], *tensors)
     ctx.set_materialize_grads(False)
 
 
-def _gradients(ctx, run, dy, dconv_final, dssm_final):
-    tensors = ctx.saved_tensors
+def _gradients(ctx, run, dy, dconv_final, dssm_final, _):
+    saved, *tensors = ctx.saved_tensors
     if dy is None:
         x, out_weight = tensors[0], tensors[10]
         dy = x.new_zeros(*x.shape[:-1], out_weight.shape[0])
-    found = iter(run(dy, dconv_final, dssm_final, *tensors, ctx.zoh, ctx.backend))
+    found = iter(run(dy, dconv_final, dssm_final, saved, *tensors, ctx.zoh, ctx.backend))
     gradients = [None if t is None else next(found) for t in tensors[:DIFFERENTIABLE]]
-    return *gradients, None, None, None
+    return *gradients, None, None, None, None
 
 
 def _op_backward(ctx, *gradients):
@@ -177,10 +186,11 @@ class _Mixer(torch.autograd.Function):
 
 
 def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, conv state, ssm state) for the arguments of `_forward`, differentiable once."""
+    """(y, conv state, ssm state) for `_forward`'s arguments but the last, differentiable once."""
+    save = needs_gradient(*inputs[:DIFFERENTIABLE])
     if not untraced(inputs[0]):
-        return _forward_op(*inputs)
-    if needs_gradient(*inputs[:DIFFERENTIABLE]):
-        return _Mixer.apply(*inputs)
+        return _forward_op(*inputs, save)[:3]
+    if save:
+        return _Mixer.apply(*inputs, save)[:3]
     with torch.no_grad():
-        return _forward(*inputs)
+        return _forward(*inputs, save)[:3]

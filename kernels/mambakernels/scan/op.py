@@ -8,10 +8,11 @@ u is, else float32), segment_ids as the user gave them (any integer dtype); opti
     forward(u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids,
             delta_softplus, zoh, reverse, *, save=True, chunk_states=None)
         -> out (u's shape and dtype, contiguous), final_state (b, d, n), saved
-    backward(dout, dfinal_state, saved, None, u, delta, A, B, C, D, z, delta_bias, initial_state,
+    backward(dout, dfinal_state, saved, out, u, delta, A, B, C, D, z, delta_bias, initial_state,
              segment_ids, delta_softplus, zoh, reverse)
         -> du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, dinitial_state; None for absent inputs;
-           each in its input's dtype and contiguous. dfinal_state may be None.
+           each in its input's dtype and contiguous. dfinal_state may be None. A module with
+           FILLS_OUTPUTS = True writes the forward pass's outputs into `out` unless it is None.
     summary(u, delta, A, B, delta_bias, segment_ids, delta_softplus, zoh, reverse)
         -> decay (b, d, n), state (b, d, n), chunk_states
     saved_shape(batch, length, channels, state) -> shape of `saved` (may meet symbolic integers)
@@ -79,26 +80,41 @@ def _backward(
     dout: Tensor | None, dfinal_state: Tensor | None, saved: Tensor,
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
     delta_bias: Tensor | None, initial_state: Tensor | None, segment_ids: Tensor | None,
-    delta_softplus: bool, zoh: bool, reverse: bool, backend: str,
+    delta_softplus: bool, zoh: bool, reverse: bool, backend: str, out: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     if dout is None:
         dout = torch.zeros_like(u)
     return _import_backend(backend).backward(
-        _rows(dout), _whole(dfinal_state), saved, None,
+        _rows(dout), _whole(dfinal_state), saved, out,
         _rows(u), _rows(delta), _whole(A), _rows(B), _rows(C), _whole(D), _rows(z),
         _whole(delta_bias), _whole(initial_state), segment_ids, delta_softplus, zoh, reverse,
     )  # fmt: skip
 
 
+def saved_for_outputs(u: Tensor, A: Tensor, backend: str) -> tuple[int, ...]:
+    """Shape of what `outputs_and_gradients` wants kept from the forward pass: maybe nothing."""
+    module = _import_backend(backend)
+    if not getattr(module, "FILLS_OUTPUTS", False):
+        return (0,)
+    return module.saved_shape(*u.shape, A.shape[1])
+
+
 def outputs_and_gradients(
-    dout: Tensor, dfinal_state: Tensor | None, *inputs: Any
+    dout: Tensor, dfinal_state: Tensor | None, saved: Tensor, *inputs: Any
 ) -> tuple[Tensor, tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]:
     """The scan's outputs, computed again, and its gradients: (u, delta, A, B, C), (D, z, bias, h).
 
+    saved: the forward pass's, where the backend's backward fills the outputs on its way; elsewhere
+        that pass is run again.
     inputs: those of `_forward` up to the backend's name.
     """
-    out, _, saved = _forward(*inputs, save=True, chunk_states=None)
-    gradients = _backward(dout, dfinal_state, saved, *inputs)
+    if getattr(_import_backend(inputs[-1]), "FILLS_OUTPUTS", False):
+        u = inputs[0]
+        out = u.new_empty(u.shape)
+        gradients = _backward(dout, dfinal_state, saved, *inputs, out=out)
+    else:
+        out, _, saved = _forward(*inputs, save=True, chunk_states=None)
+        gradients = _backward(dout, dfinal_state, saved, *inputs)
     return out, (gradients[:5], gradients[5:])  # type: ignore[return-value]
 
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FILLS_OUTPUTS = True  # see `op`
 _SERIES_TERMS = 16  # x^k / (k+1)! below 1e-19 at |x| = 0.5
 
 
@@ -165,7 +166,7 @@ def backward(
             h_BDN = torch.exp(x_BDN) * h_BDN + (phi1(x_BDN) * Bu_BDN if zoh else Bu_BDN)
 
     dy_BLD = dout.to(A.dtype)
-    dz = None
+    dz = silu = None
     if z is not None:
         z_BLD = z.to(A.dtype)
         gate = torch.sigmoid(z_BLD)
@@ -203,6 +204,9 @@ def backward(
         ddelta_BLD = ddelta_BLD * torch.sigmoid(step_size(delta, delta_bias, False, A.dtype))
     if D is not None:
         y_BLD = y_BLD + D * u_BLD
+    if out is not None:
+        gated_BLD = y_BLD if silu is None else y_BLD * silu
+        out.copy_(gated_BLD.flip(1) if reverse else gated_BLD)
     along = [du_BLD, ddelta_BLD, dB_BLN, dC_BLN, None if dz is None else dz * y_BLD]
     if reverse:
         along = [t if t is None else t.flip(1) for t in along]
