@@ -1,12 +1,14 @@
 """Speed and memory of the scan on the CPU: ours, mambapy's pscan, a chunked scan in plain PyTorch.
 
-    python kernels/bench/scan_cpu.py [--lengths 2048,16384] [--threads 2] [--csv FILE] [--first-call]
+    python kernels/bench/scan_cpu.py [--lengths 2048,16384] [--threads 2] [--first-call] [--csv F]
 
 All three start from u, delta, A, B, C, D as a mixer has them (float32, batch 1, 256 channels, 16
 states) and give y; mambapy's is what its MambaBlock.selective_scan computes. Correctness against
 the float64 reference comes first. Then the three take turns in one process, so that whatever else
-the machine does falls on all of them. One CSV row each: median and quartiles in milliseconds,
-G elements/s (batch x length x channels x states), extra memory, the machine.
+the machine does falls on all of them. One CSV row each: median, quartiles and minimum in
+milliseconds, the processor time of all threads (which other programs on the machine change less),
+G elements/s (batch x length x channels x states) at the median, memory beyond inputs, outputs and
+gradients at its peak, the machine.
 """
 
 from __future__ import annotations
@@ -60,7 +62,7 @@ def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: T
 
 @torch.no_grad()
 def chunked(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, steps: int = 64
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, steps: int = 128
 ) -> Tensor:
     """The best we found in plain PyTorch, forward only.
 
@@ -75,39 +77,36 @@ def chunked(
         raise ValueError(f"length {length} is not a multiple of {steps}")
 
     def split(t: Tensor) -> Tensor:  # step first, so that a step's values lie together
-        return t.view(batch, chunks, steps, -1).transpose(0, 2).transpose(1, 2).contiguous()
+        return t.reshape(batch * chunks, steps, -1).transpose(0, 1).contiguous()
 
     delta_s, taken_s, B_s, C_s = split(delta), split(delta * u), split(B), split(C)
-    decay = torch.empty(batch, chunks, channels, states)
-    entering = torch.empty_like(decay)
+    decay = torch.empty(batch * chunks, channels, states)
     h = torch.zeros_like(decay)
 
     def step(t: int) -> None:
-        torch.mul(delta_s[t].unsqueeze(-1), A, out=decay)
-        decay.exp_()
-        torch.mul(taken_s[t].unsqueeze(-1), B_s[t].unsqueeze(-2), out=entering)
-        h.mul_(decay).add_(entering)
+        torch.mul(delta_s[t].unsqueeze(-1), A, out=decay).exp_()
+        h.mul_(decay).addcmul_(taken_s[t].unsqueeze(-1), B_s[t].unsqueeze(-2))
 
     for t in range(steps):
         step(t)
-    whole = torch.exp(delta_s.sum(0).unsqueeze(-1) * A)
-    carried = torch.zeros_like(h)
-    for chunk in range(1, chunks):
-        torch.addcmul(
-            h[:, chunk - 1], whole[:, chunk - 1], carried[:, chunk - 1], out=carried[:, chunk]
-        )
-    h.copy_(carried)
-    y = torch.empty(steps, batch, chunks, channels)
+    whole = torch.exp(delta_s.sum(0).unsqueeze(-1) * A).view(batch, chunks, channels, states)
+    ends = h.view_as(whole)
+    carried = torch.zeros_like(whole)
+    for k in range(1, chunks):
+        torch.addcmul(ends[:, k - 1], whole[:, k - 1], carried[:, k - 1], out=carried[:, k])
+    h.copy_(carried.view_as(h))
+    y = torch.empty(steps, batch * chunks, channels)
     for t in range(steps):
         step(t)
-        torch.matmul(h, C_s[t].unsqueeze(-1), out=y[t].unsqueeze(-1))
-    return y.permute(1, 2, 0, 3).reshape(u.shape) + D * u
+        torch.bmm(h, C_s[t].unsqueeze(-1), out=y[t].unsqueeze(-1))
+    return y.view(steps, batch, chunks, channels).permute(1, 2, 0, 3).reshape(u.shape) + D * u
 
 
 def check(length: int = 512) -> None:
     """Every contestant agrees with the definition in float64, outputs and gradients."""
     inputs = make_inputs(length, 32)
-    exact = reference.definition(*(t.double() for t in inputs))[0]
+    u, delta, A, B, C, D = (t.double() for t in inputs)
+    exact = reference.definition(u, delta, A, B, C, D)[0]
     for function in (ours, mambapy_scan, chunked):
         error = (function(*inputs).double() - exact).abs().max() / exact.abs().max()
         if not error < 1e-5:
@@ -129,17 +128,20 @@ def quartiles(seconds: list[float]) -> tuple[float, float, float]:
     return low.item(), median.item(), high.item()
 
 
-def take_turns(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+Times = dict[str, list[tuple[float, float]]]  # wall and processor seconds of each run
+
+
+def take_turns(runs: dict[str, Callable[[], object]], seconds: float) -> Times:
     """Each in turn, over and over, until the time is up; at least five times."""
     for run in runs.values():
         run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: Times = {name: [] for name in runs}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 5:
         for name, run in runs.items():
-            start = time.perf_counter()
+            start, work = time.perf_counter(), time.process_time()
             run()
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - start, time.process_time() - work))
     return times
 
 
@@ -218,7 +220,8 @@ def in_child(
         backward=backward,
         name=name,
     )
-    environment = dict(os.environ)
+    # Every large block comes from the system and goes back to it, so that the peak says all.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     if cache is not None:
         environment["NUMBA_CACHE_DIR"] = cache
     answer = subprocess.run(
@@ -238,7 +241,7 @@ def machine() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--lengths", default="2048,16384", help="comma-separated")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--seconds", type=float, default=8.0, help="time for each comparison")
@@ -256,9 +259,11 @@ def main() -> None:
         for kind in ("forward", "forward+backward"):
             some = {name: run for (k, name), run in runs.items() if k == kind}
             times = take_turns(some, options.seconds)
-            peer = quartiles(times["mambapy"])[1]
-            for name, seconds in times.items():
+            peer = [quartiles(list(column))[1] for column in zip(*times["mambapy"], strict=True)]
+            for name, pairs in times.items():
+                seconds, work = (list(column) for column in zip(*pairs, strict=True))
                 low, median, high = quartiles(seconds)
+                processor = quartiles(work)[1]
                 function = {"mambapy": "mambapy_scan"}.get(name, name)
                 memory = in_child(function, length, kind != "forward", options.threads)
                 rows.append(
@@ -269,9 +274,12 @@ def main() -> None:
                         "median_ms": round(median, 3),
                         "q25_ms": round(low, 3),
                         "q75_ms": round(high, 3),
+                        "min_ms": round(min(seconds) * 1e3, 3),
+                        "processor_ms": round(processor, 3),
                         "runs": len(seconds),
                         "gelements_s": round(length * CHANNELS * STATES / median / 1e6, 3),
-                        "times_mambapy": round(peer / median, 2),
+                        "times_mambapy": round(peer[0] / median, 2),
+                        "times_mambapy_processor": round(peer[1] / processor, 2),
                         "extra_mib": round(memory["extra"] / 2**20, 1),
                         "inputs_outputs_mib": round(memory["counted"] / 2**20, 1),
                         "threads": options.threads,

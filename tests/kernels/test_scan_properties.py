@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -65,7 +67,7 @@ def test_packed_sequences_are_the_separate_ones(backend: str, reverse: bool) -> 
         ids[:, start:] = 7 - number
     packed = scan({**inputs, "segment_ids": ids}, case, backend)
     pieces = []
-    for number, (start, stop) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
         piece = cut(inputs, start, stop)
         entering = number == (len(bounds) - 2 if reverse else 0)
         if not entering:  # position 0 continues the initial state, the other segments do not

@@ -104,6 +104,14 @@ def selective_scan(
     return_final_state: Literal[True], segment_ids: Tensor | None = None,
     reverse: bool = False, summary: ScanSummary | None = None, backend: str | None = None,
 ) -> tuple[Tensor, Tensor]: ...  # fmt: skip
+@overload
+def selective_scan(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None,
+    z: Tensor | None = None, delta_bias: Tensor | None = None, *, delta_softplus: bool = False,
+    discretization: str = "euler", initial_state: Tensor | None = None,
+    return_final_state: bool = False, segment_ids: Tensor | None = None,
+    reverse: bool = False, summary: ScanSummary | None = None, backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]: ...  # fmt: skip
 def selective_scan(
     u: Tensor,
     delta: Tensor,
@@ -200,10 +208,10 @@ def selective_scan(
 
     u, delta, B, C, z = _autocast(u, delta, B, C, z)  # type: ignore[assignment]
     dtype = op.state_dtype(u)
-    A = A.to(dtype)
-    D = None if D is None else D.to(dtype)
-    delta_bias = None if delta_bias is None else delta_bias.to(dtype)
-    initial_state = None if initial_state is None else initial_state.to(dtype)
+    A, D, delta_bias, initial_state = (  # type: ignore[assignment]
+        t if t is None or t.dtype == dtype else t.to(dtype)
+        for t in (A, D, delta_bias, initial_state)
+    )
     if u.numel() == 0:
         name, chunk_states = "reference", None  # the definition covers it; kernels need not
     save = _needs_gradient(u, delta, A, B, C, D, z, delta_bias, initial_state)
