@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -69,3 +71,10 @@ def untraced(tensor: Tensor) -> bool:
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd will ask for the gradient of any of these."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def on_device(tensor: Tensor) -> AbstractContextManager:
+    """The tensor's GPU made current, where it is not: Triton launches on the current one."""
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(tensor.device)

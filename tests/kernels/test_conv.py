@@ -70,8 +70,8 @@ def run_with(activation: str | None):
 def test_drawn_cases_agree_with_the_definition(
     place, batch, length, channels, width, dtype, options, activation, seed
 ) -> None:
-    if INTERPRETED:
-        channels = min(channels, 20)
+    if INTERPRETED:  # slow
+        batch, length, channels = min(batch, 2), min(length, 33), min(channels, 20)
     tensors = make(batch, length, channels, width, dtype=dtype, seed=seed, **options)
     check_parity(run_with(activation), tensors, place)
 
@@ -79,7 +79,7 @@ def test_drawn_cases_agree_with_the_definition(
 @pytest.mark.parametrize("place", PLACES)
 def test_several_parts_of_work_and_weights_in_half_precision(place) -> None:
     dtype = torch.float16 if INTERPRETED else torch.bfloat16
-    shape = (2, 100, 17, 4) if INTERPRETED else (1, 3000, 300, 4)
+    shape = (1, 40, 17, 4) if INTERPRETED else (1, 3000, 300, 4)
     tensors = make(*shape, dtype=dtype, weight_dtype=dtype, segments=True)
     check_parity(run_with("silu"), tensors, place)
 
@@ -87,12 +87,12 @@ def test_several_parts_of_work_and_weights_in_half_precision(place) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_same_inputs_same_bits(place) -> None:
     backend, device = place
-    shape = (2, 70, 18, 4) if INTERPRETED else (2, 2500, 200, 4)
+    shape = (1, 20, 18, 4) if INTERPRETED else (2, 2500, 200, 4)
     tensors = {k: t.to(device) for k, t in make(*shape, segments=True).items()}
     first = results(run_with("silu"), tensors, backend)
     threads = torch.get_num_threads()
     try:
-        for count in (1, 2, 3):
+        for count in (1, 3)[INTERPRETED:]:
             torch.set_num_threads(count)
             for name, value in results(run_with("silu"), tensors, backend).items():
                 assert torch.equal(value, first[name]), (count, name)
@@ -106,9 +106,9 @@ def test_interpreted_kernels() -> None:
 
 
 @pytest.mark.gpu
-def test_past_two_to_the_31_elements_on_the_gpu() -> None:
-    """(1, 2^22 + 5, 513) has 2^31.0 elements: the last rows equal those computed alone."""
-    length, channels = (1 << 22) + 5, 513
+def test_past_two_to_the_32_elements_on_the_gpu() -> None:
+    """The last rows of 2^32 elements equal those computed alone, with the state handed over."""
+    length, channels = (1 << 23) + 5, 513
     x = torch.randn(1, length, channels, dtype=torch.bfloat16, device="cuda").requires_grad_()
     weight = torch.randn(channels, 4, device="cuda")
     out = causal_conv1d(x, weight, activation="silu")

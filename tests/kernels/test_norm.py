@@ -96,6 +96,21 @@ def test_interpreted_kernels() -> None:
     run_interpreted(__file__)
 
 
+@pytest.mark.gpu
+def test_past_two_to_the_32_elements_on_the_gpu() -> None:
+    """The last rows of 2^32 elements equal those computed alone."""
+    x = torch.randn((1 << 23) + 5, 513, dtype=torch.bfloat16, device="cuda").requires_grad_()
+    weight = torch.rand(513, device="cuda")
+    y = rms_norm(x, weight)
+    tail = x[-100:].detach().requires_grad_()
+    alone = rms_norm(tail, weight)
+    assert torch.equal(y[-100:], alone)
+    dy = torch.randn_like(y)
+    (whole,) = torch.autograd.grad(y, x, dy)
+    (part,) = torch.autograd.grad(alone, tail, dy[-100:])
+    assert torch.equal(whole[-100:], part)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("residual_dtype", [None, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

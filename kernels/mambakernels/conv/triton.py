@@ -1,239 +1,262 @@
-"""Causal depthwise convolution in plain Triton: tiles of time and channels, channels innermost.
+"""Causal depthwise convolution in plain Triton: a program walks time for a block of channels.
 
-Forward: reads x and writes out once (the other taps of a tile come from the first-level cache).
-Backward: nothing is saved but the inputs. Up to four taps, a first pass reads x and dout, computes
-the pre-activation again, writes its gradient and sums those of the weights; a second one reads that
-gradient and writes dx: five tensors moved. Wider, one pass computes every pre-activation that an
-input reaches: three tensors moved, but width^2 taps computed. A program walks `CHUNK` rows and
-keeps a weight gradient of its own; these are added in their order: the same inputs, the same bits.
+A thread keeps the weights of its channels, the last width - 1 inputs and the unfinished input
+gradients in registers, so that nothing is read twice but a chunk's edge of width - 1 rows.
+Forward: reads x and writes out once: 4 bytes an element in bfloat16. Backward: reads x and dout
+and writes dx once (6 bytes), with one exp an element; the pre-activation is computed again, so
+nothing is saved but the inputs. Each chunk keeps weight gradients of its own; these are added
+in a fixed order, so that the same inputs give the same bits.
 """
 
+# ruff: noqa: RUF005  (the compiler knows sums of tuples, not unpacking)
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from mambakernels._checks import on_device
 from mambakernels.conv.reference import final_state, run_starts
 
-CHUNK = 1024  # most rows a program walks
-_PROGRAMS = 132 * 16  # below this many, programs walk fewer rows
-_INTERPRETED_CHUNK = 32
-_NARROW = 4  # most taps for which the first pass of the backward has sums
+
+@dataclass(frozen=True)
+class Tuning:
+    """Channels and warps of a program, rows read ahead, the longest walk, programs wanted."""
+
+    block: int
+    warps: int
+    ahead: int
+    chunk: int = 256
+    programs: int = 132 * 16
+
+    def walk(self, batch: int, length: int, channels: int) -> tuple[int, int]:
+        """Rows of a chunk, a multiple of `ahead`, and chunks of a sequence."""
+        others = batch * triton.cdiv(channels, self.block)
+        rows = triton.next_power_of_2(max(1, length * others // self.programs))
+        rows = max(self.ahead, min(self.chunk, max(16, rows)))
+        return rows, triton.cdiv(length, rows)
+
+
+FORWARD = Tuning(block=512, warps=2, ahead=4)
+BACKWARD = Tuning(block=256, warps=2, ahead=4)
+_INTERPRETED = Tuning(block=16, warps=1, ahead=2, chunk=16)
 
 
 @triton.jit
-def _tap(
-    x, initial, starts, batch, time, at, length, channels, x_batch, x_row, d, in_d,
-    WIDTH: tl.constexpr, TAP: tl.constexpr,
-):  # fmt: skip
-    """Rows at - (WIDTH - 1) + TAP of the input, float, zero where they do not count for `at`."""
-    row = at - (WIDTH - 1) + TAP
-    counts = (at < length) & (row < length)
-    if starts is not None:
-        start = tl.load(starts + batch * length + at, mask=at < length, other=0)
-        counts = counts & (row >= start)
-    inside = (counts & (row >= 0))[:, None] & in_d[None, :]
-    value = tl.load(x + batch * x_batch + row[:, None] * x_row + d[None, :], mask=inside, other=0.0)
+def _input(x, initial, batch, row, length, channels, x_row, d, in_d, WIDTH: tl.constexpr):
+    """A row of inputs before or within x; zeros beyond either end."""
+    value = tl.load(x + row * x_row + d, mask=in_d & (row >= 0) & (row < length), other=0.0)
     if initial is not None:
-        carried = (counts & (row < 0))[:, None] & in_d[None, :]
-        before = (batch * (WIDTH - 1) + row[:, None] + WIDTH - 1) * channels + d[None, :]
-        value = tl.where(carried, tl.load(initial + before, mask=carried, other=0.0), value)
+        place = initial + (batch * (WIDTH - 1) + row + WIDTH - 1) * channels + d
+        carried = tl.load(place, mask=in_d & (row < 0) & (row >= 1 - WIDTH), other=0.0)
+        value = tl.where(row < 0, carried, value)
     return value
 
 
 @triton.jit
-def _forward(
-    x, weight, bias, initial, starts, out, length, channels, x_batch, x_row, chunks,
-    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
+def _first_of_segment(starts, batch, t, length, WIDTH: tl.constexpr):
+    """Time at which t's segment starts; the first one's began before the sequence."""
+    first = 1 - WIDTH
+    if starts is not None:
+        first = tl.load(starts + batch * length + t, mask=t < length, other=0)
+    return first
+
+
+@triton.jit
+def _weights(weight, bias, d, in_d, WIDTH: tl.constexpr, SUM: tl.constexpr, BLOCK_D: tl.constexpr):
+    w = ()
+    for k in tl.static_range(WIDTH):
+        w = w + (tl.load(weight + d * WIDTH + k, mask=in_d, other=0.0).to(SUM),)
+    if bias is not None:
+        b = tl.load(bias + d, mask=in_d, other=0.0).to(SUM)
+    else:
+        b = tl.zeros([BLOCK_D], SUM)
+    return w, b
+
+
+@triton.jit
+def _window(
+    x, initial, batch, first, length, channels, x_row, d, in_d,
+    WIDTH: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    batch = tl.cast(tl.program_id(0) // chunks, tl.int64)
-    first = tl.cast(tl.program_id(0) % chunks, tl.int64) * CHUNK
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    """The width - 1 inputs before `first`, oldest first."""
+    window = ()
+    for k in tl.static_range(WIDTH - 1):
+        row = first - (WIDTH - 1) + k
+        value = _input(x, initial, batch, row, length, channels, x_row, d, in_d, WIDTH)
+        window = window + (value.to(SUM),)
+    return window
+
+
+@triton.jit
+def _convolved(w, b, window, now, t, start, SEGMENTS: tl.constexpr, WIDTH: tl.constexpr):
+    total = b + w[WIDTH - 1] * now
+    for k in tl.static_range(WIDTH - 1):
+        tap = window[k]
+        if SEGMENTS:
+            tap = tl.where(t - (WIDTH - 1) + k >= start, tap, 0.0)
+        total += w[k] * tap
+    return total
+
+
+@triton.jit
+def _forward(
+    x, weight, bias, initial, starts, out, length, channels, x_batch, x_row, chunks, rows,
+    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, BLOCK_D: tl.constexpr,
+    AHEAD: tl.constexpr,
+):  # fmt: skip
+    blocks = tl.cdiv(channels, BLOCK_D)
+    d = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
     in_d = d < channels
-    tile = 0
-    while tile < CHUNK:
-        time = first + tile + tl.arange(0, ROWS)
-        total = tl.zeros([ROWS, BLOCK_D], SUM)
-        if bias is not None:
-            total += tl.load(bias + d, mask=in_d, other=0.0).to(SUM)[None, :]
-        for k in tl.static_range(WIDTH):
-            w = tl.load(weight + d * WIDTH + k, mask=in_d, other=0.0).to(SUM)
-            value = _tap(
-                x, initial, starts, batch, time, time, length, channels, x_batch, x_row, d, in_d,
-                WIDTH, k,
-            )  # fmt: skip
-            total += w[None, :] * value.to(SUM)
-        if SILU:
-            total = total / (1.0 + tl.exp(-total))
-        inside = (time < length)[:, None] & in_d[None, :]
-        place = out + (batch * length + time[:, None]) * channels + d[None, :]
-        tl.store(place, total.to(out.dtype.element_ty), mask=inside)
-        tile += ROWS
+    batch = tl.cast(tl.program_id(0) // blocks // chunks, tl.int64)
+    first = tl.cast(tl.program_id(0) // blocks % chunks, tl.int64) * rows
+    x += batch * x_batch
+    out += batch * length * channels
+    SEGMENTS: tl.constexpr = starts is not None
+    w, b = _weights(weight, bias, d, in_d, WIDTH, SUM, BLOCK_D)
+    window = _window(x, initial, batch, first, length, channels, x_row, d, in_d, WIDTH, SUM)
+    i = 0
+    while i < rows:
+        ahead = ()
+        for r in tl.static_range(AHEAD):
+            t = first + i + r
+            ahead = ahead + (tl.load(x + t * x_row + d, mask=in_d & (t < length), other=0.0),)
+        for r in tl.static_range(AHEAD):
+            t = first + i + r
+            now = ahead[r].to(SUM)
+            start = _first_of_segment(starts, batch, t, length, WIDTH)
+            total = _convolved(w, b, window, now, t, start, SEGMENTS, WIDTH)
+            if SILU:
+                total = total / (1.0 + tl.exp(-total))
+            place = out + t * channels + d
+            tl.store(place, total.to(out.dtype.element_ty), mask=in_d & (t < length))
+            window = window[1:] + (now,)
+        i += AHEAD
+
+
+@triton.jit
+def _dpre(total, dout, SILU: tl.constexpr):
+    """The pre-activation's gradient."""
+    if SILU:
+        gate = 1.0 / (1.0 + tl.exp(-total))
+        dout = dout * gate * (1.0 + total * (1.0 - gate))
+    return dout
+
+
+@triton.jit
+def _finish(pending, w, dpre, t, start, SEGMENTS: tl.constexpr, WIDTH: tl.constexpr):
+    """Add an output's share to the gradients of the inputs that it met: (finished, pending)."""
+    grown = ()
+    for k in tl.static_range(WIDTH - 1):
+        share = w[k] * dpre
+        if SEGMENTS:
+            share = tl.where(t - (WIDTH - 1) + k >= start, share, 0.0)
+        grown = grown + (pending[k] + share,)
+    grown = grown + (w[WIDTH - 1] * dpre,)
+    return grown[0], grown[1:]
+
+
+@triton.jit
+def _give(
+    dx, dinitial, dfinal, starts, total, batch, s, low, high, length, channels, d, in_d,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of input s where low <= s < high; before 0 it is the initial state's."""
+    own = in_d & (s >= low) & (s < high)
+    if dfinal is not None:
+        kept = s - (length - (WIDTH - 1))
+        counts = own & (kept >= 0)
+        if starts is not None:
+            counts = counts & (s >= tl.load(starts + batch * length + length - 1))
+        place = dfinal + (batch * (WIDTH - 1) + kept) * channels + d
+        total += tl.load(place, mask=counts, other=0.0).to(total.dtype)
+    place = dx + (batch * length + s) * channels + d
+    tl.store(place, total.to(dx.dtype.element_ty), mask=own & (s >= 0))
+    if dinitial is not None:
+        place = dinitial + (batch * (WIDTH - 1) + s + WIDTH - 1) * channels + d
+        tl.store(place, total.to(dinitial.dtype.element_ty), mask=own & (s < 0))
 
 
 @triton.jit
 def _backward(
     dout, dfinal, x, weight, bias, initial, starts, dx, dinitial, sums,
-    length, channels, dout_batch, dout_row, x_batch, x_row, chunks,
-    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, PAD_W: tl.constexpr, FRONT: tl.constexpr,
-    SUMS: tl.constexpr,
+    length, channels, dout_batch, dout_row, x_batch, x_row, chunks, rows,
+    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, BLOCK_D: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Rows first - (WIDTH - 1) of the first chunk are the initial state's.
-
-    dx_s = sum_j weight[WIDTH - 1 - j] dpre_(s + j), where s counts for s + j; sums (batch x
-    chunks, WIDTH + 1, channels): the gradients of weight and bias over the times of this chunk.
-    """
-    program = tl.program_id(0)
-    batch = tl.cast(program // chunks, tl.int64)
-    chunk = program % chunks
-    first = tl.cast(chunk, tl.int64) * CHUNK
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    """sums (batch x chunks, WIDTH + 1, channels): this chunk's share of dweight and dbias."""
+    blocks = tl.cdiv(channels, BLOCK_D)
+    d = tl.program_id(0) % blocks * BLOCK_D + tl.arange(0, BLOCK_D)
     in_d = d < channels
-    taps = tl.arange(0, PAD_W)
-    dweight = tl.zeros([PAD_W, BLOCK_D], SUM)
+    item = tl.cast(tl.program_id(0) // blocks, tl.int64)
+    batch = item // chunks
+    first = item % chunks * rows
+    last = tl.minimum(first + rows, length)
+    x += batch * x_batch
+    dout += batch * dout_batch
+    SEGMENTS: tl.constexpr = starts is not None
+    w, b = _weights(weight, bias, d, in_d, WIDTH, SUM, BLOCK_D)
+    window = _window(x, initial, batch, first, length, channels, x_row, d, in_d, WIDTH, SUM)
+    low = first
+    if first == 0:
+        low = first - (WIDTH - 1)
+    pending = ()  # gradients of the inputs before t, to which later outputs still add
+    dweight = ()
+    for _ in tl.static_range(WIDTH - 1):
+        pending = pending + (tl.zeros([BLOCK_D], SUM),)
+    for _ in tl.static_range(WIDTH):
+        dweight = dweight + (tl.zeros([BLOCK_D], SUM),)
     dbias = tl.zeros([BLOCK_D], SUM)
-    if bias is not None:
-        bias_D = tl.load(bias + d, mask=in_d, other=0.0).to(SUM)
-    else:
-        bias_D = tl.zeros([BLOCK_D], SUM)
-    # The initial state's rows stand before the first chunk's, in a tile of their own.
-    tile = tl.where((chunk == 0) & (dinitial is not None), -FRONT, 0)
-    while tile < CHUNK:
-        row = first + tile + tl.arange(0, ROWS)
-        total = tl.zeros([ROWS, BLOCK_D], SUM)
-        for j in tl.static_range(WIDTH):
-            at = row + j
-            pre = tl.zeros([ROWS, BLOCK_D], SUM) + bias_D[None, :]
-            valid = (at < length) & (at >= 0)
-            inside = valid[:, None] & in_d[None, :]
-            place = dout + batch * dout_batch + at[:, None] * dout_row + d[None, :]
-            dpre = tl.load(place, mask=inside, other=0.0).to(SUM)
-            if SILU:
-                for k in tl.static_range(WIDTH):
-                    w = tl.load(weight + d * WIDTH + k, mask=in_d, other=0.0).to(SUM)
-                    value = _tap(
-                        x, initial, starts, batch, row, tl.maximum(at, 0), length, channels,
-                        x_batch, x_row, d, in_d, WIDTH, k,
-                    )  # fmt: skip
-                    pre += w[None, :] * value.to(SUM)
-                gate = 1.0 / (1.0 + tl.exp(-pre))
-                dpre = dpre * gate * (1.0 + pre * (1.0 - gate))
-            counts = valid
-            if starts is not None:
-                start = tl.load(starts + batch * length + at, mask=valid, other=0)
-                counts = counts & (row >= start)
-            w = tl.load(weight + d * WIDTH + (WIDTH - 1 - j), mask=in_d, other=0.0).to(SUM)
-            total += tl.where(counts[:, None], w[None, :] * dpre, 0.0)
-            if j == 0 and tile >= 0:
-                dbias += tl.sum(dpre, 0)
-                for k in tl.static_range(WIDTH):
-                    value = _tap(
-                        x, initial, starts, batch, row, row, length, channels, x_batch, x_row,
-                        d, in_d, WIDTH, k,
-                    )  # fmt: skip
-                    share = tl.sum(dpre * value.to(SUM), 0)
-                    dweight += tl.where((taps == k)[:, None], share[None, :], 0.0)
-        if dfinal is not None:
-            kept = row - (length - (WIDTH - 1))
-            counts = (kept >= 0) & (kept < WIDTH - 1) & (row >= -(WIDTH - 1))
-            if starts is not None:
-                counts = counts & (row >= tl.load(starts + batch * length + length - 1))
-            inside = counts[:, None] & in_d[None, :]
-            place = (batch * (WIDTH - 1) + kept[:, None]) * channels + d[None, :]
-            total += tl.load(dfinal + place, mask=inside, other=0.0).to(SUM)
-        inside = ((row >= 0) & (row < length))[:, None] & in_d[None, :]
-        place = dx + (batch * length + row[:, None]) * channels + d[None, :]
-        tl.store(place, total.to(dx.dtype.element_ty), mask=inside)
-        if dinitial is not None:
-            inside = ((row < 0) & (row >= -(WIDTH - 1)))[:, None] & in_d[None, :]
-            before = (batch * (WIDTH - 1) + row[:, None] + WIDTH - 1) * channels + d[None, :]
-            tl.store(dinitial + before, total.to(dinitial.dtype.element_ty), mask=inside)
-        tile += ROWS
-    if SUMS:
-        place = sums + tl.cast(program, tl.int64) * (WIDTH + 1) * channels
-        inside = (taps < WIDTH)[:, None] & in_d[None, :]
-        tl.store(place + taps[:, None] * channels + d[None, :], dweight, mask=inside)
-        tl.store(place + WIDTH * channels + d, dbias, mask=in_d)
-
-
-@triton.jit
-def _slopes(
-    dout, x, weight, bias, initial, starts, dpre, sums,
-    length, channels, dout_batch, dout_row, x_batch, x_row, chunks,
-    WIDTH: tl.constexpr, SILU: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr, CHUNK: tl.constexpr,
-):  # fmt: skip
-    """dpre, the gradient before the activation, and the sums of `_backward`; at most four taps."""
-    program = tl.program_id(0)
-    batch = tl.cast(program // chunks, tl.int64)
-    first = tl.cast(program % chunks, tl.int64) * CHUNK
-    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
-    in_d = d < channels
-    if bias is not None:
-        bias_D = tl.load(bias + d, mask=in_d, other=0.0).to(SUM)
-    else:
-        bias_D = tl.zeros([BLOCK_D], SUM)
-    # One tile of sums a tap, reduced over its rows once: not a reduction a step.
-    sum0 = tl.zeros([ROWS, BLOCK_D], SUM)
-    sum1 = tl.zeros([ROWS, BLOCK_D], SUM)
-    sum2 = tl.zeros([ROWS, BLOCK_D], SUM)
-    sum3 = tl.zeros([ROWS, BLOCK_D], SUM)
-    dbias = tl.zeros([ROWS, BLOCK_D], SUM)
-    tile = 0
-    while tile < CHUNK:
-        time = first + tile + tl.arange(0, ROWS)
-        inside = (time < length)[:, None] & in_d[None, :]
-        place = dout + batch * dout_batch + time[:, None] * dout_row + d[None, :]
-        slope = tl.load(place, mask=inside, other=0.0).to(SUM)
-        tap0 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row, d,
-                    in_d, WIDTH, 0).to(SUM)  # fmt: skip
-        tap1 = tap0
-        tap2 = tap0
-        tap3 = tap0
-        if WIDTH > 1:
-            tap1 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
-                        d, in_d, WIDTH, 1).to(SUM)  # fmt: skip
-        if WIDTH > 2:
-            tap2 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
-                        d, in_d, WIDTH, 2).to(SUM)  # fmt: skip
-        if WIDTH > 3:
-            tap3 = _tap(x, initial, starts, batch, time, time, length, channels, x_batch, x_row,
-                        d, in_d, WIDTH, 3).to(SUM)  # fmt: skip
-        if SILU:
-            w = weight + d * WIDTH
-            pre = bias_D[None, :] + tl.load(w, mask=in_d, other=0.0).to(SUM)[None, :] * tap0
-            if WIDTH > 1:
-                pre += tl.load(w + 1, mask=in_d, other=0.0).to(SUM)[None, :] * tap1
-            if WIDTH > 2:
-                pre += tl.load(w + 2, mask=in_d, other=0.0).to(SUM)[None, :] * tap2
-            if WIDTH > 3:
-                pre += tl.load(w + 3, mask=in_d, other=0.0).to(SUM)[None, :] * tap3
-            gate = 1.0 / (1.0 + tl.exp(-pre))
-            slope = slope * gate * (1.0 + pre * (1.0 - gate))
-            place = dpre + (batch * length + time[:, None]) * channels + d[None, :]
-            tl.store(place, slope.to(dpre.dtype.element_ty), mask=inside)
-        sum0 += slope * tap0
-        if WIDTH > 1:
-            sum1 += slope * tap1
-        if WIDTH > 2:
-            sum2 += slope * tap2
-        if WIDTH > 3:
-            sum3 += slope * tap3
-        dbias += slope
-        tile += ROWS
-    place = sums + tl.cast(program, tl.int64) * (WIDTH + 1) * channels + d
-    tl.store(place, tl.sum(sum0, 0), mask=in_d)
-    if WIDTH > 1:
-        tl.store(place + channels, tl.sum(sum1, 0), mask=in_d)
-    if WIDTH > 2:
-        tl.store(place + 2 * channels, tl.sum(sum2, 0), mask=in_d)
-    if WIDTH > 3:
-        tl.store(place + 3 * channels, tl.sum(sum3, 0), mask=in_d)
-    tl.store(place + WIDTH * channels, tl.sum(dbias, 0), mask=in_d)
+    i = 0
+    while i < rows:
+        ahead = ()
+        ahead_dout = ()
+        for r in tl.static_range(AHEAD):
+            t = first + i + r
+            ahead = ahead + (tl.load(x + t * x_row + d, mask=in_d & (t < length), other=0.0),)
+            value = tl.load(dout + t * dout_row + d, mask=in_d & (t < length), other=0.0)
+            ahead_dout = ahead_dout + (value,)
+        for r in tl.static_range(AHEAD):
+            t = first + i + r
+            now = ahead[r].to(SUM)
+            start = _first_of_segment(starts, batch, t, length, WIDTH)
+            total = _convolved(w, b, window, now, t, start, SEGMENTS, WIDTH)
+            dpre = _dpre(total, ahead_dout[r].to(SUM), SILU)
+            dbias += dpre
+            grown = ()
+            for k in tl.static_range(WIDTH - 1):
+                tap = window[k]
+                if SEGMENTS:
+                    tap = tl.where(t - (WIDTH - 1) + k >= start, tap, 0.0)
+                grown = grown + (dweight[k] + dpre * tap,)
+            dweight = grown + (dweight[WIDTH - 1] + dpre * now,)
+            done, pending = _finish(pending, w, dpre, t, start, SEGMENTS, WIDTH)
+            _give(
+                dx, dinitial, dfinal, starts, done, batch, t - (WIDTH - 1), low, last,
+                length, channels, d, in_d, WIDTH,
+            )  # fmt: skip
+            window = window[1:] + (now,)
+        i += AHEAD
+    for k in tl.static_range(WIDTH - 1):  # the next chunk's outputs that meet inputs of this one
+        t = first + rows + k
+        now = tl.load(x + t * x_row + d, mask=in_d & (t < length), other=0.0).to(SUM)
+        value = tl.load(dout + t * dout_row + d, mask=in_d & (t < length), other=0.0).to(SUM)
+        start = _first_of_segment(starts, batch, t, length, WIDTH)
+        total = _convolved(w, b, window, now, t, start, SEGMENTS, WIDTH)
+        dpre = _dpre(total, value, SILU)
+        done, pending = _finish(pending, w, dpre, t, start, SEGMENTS, WIDTH)
+        _give(
+            dx, dinitial, dfinal, starts, done, batch, t - (WIDTH - 1), low, last,
+            length, channels, d, in_d, WIDTH,
+        )  # fmt: skip
+        window = window[1:] + (now,)
+    sums += item * (WIDTH + 1) * channels + d
+    for k in tl.static_range(WIDTH):
+        tl.store(sums + k * channels, dweight[k], mask=in_d)
+    tl.store(sums + WIDTH * channels, dbias, mask=in_d)
 
 
 def forward(
@@ -243,19 +266,24 @@ def forward(
     initial_state: Tensor | None,
     segment_ids: Tensor | None,
     silu: bool,
+    *,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and the last width - 1 inputs, those of earlier segments zeroed."""
     batch, length, channels = x.shape
     width = weight.shape[1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
-        x, shape = _rows(x), _shape(batch, length, channels)
-        chunks = triton.cdiv(length, shape["CHUNK"])
-        _forward[(batch * chunks, triton.cdiv(channels, shape["BLOCK_D"]))](
-            x, weight.contiguous(), bias, _whole(initial_state), _starts(segment_ids, width), out,
-            length, channels, x.stride(0), x.stride(1), chunks,
-            WIDTH=width, SILU=silu, SUM=_sum(x), **shape,
-        )  # fmt: skip
+        tuning = _INTERPRETED if triton.knobs.runtime.interpret else tuning or FORWARD
+        rows, chunks = tuning.walk(batch, length, channels)
+        source, taps = _rows(x), _at_least_two(weight)
+        with on_device(x):
+            _forward[(batch * chunks * triton.cdiv(channels, tuning.block),)](
+                source, taps, _whole(bias), _whole(initial_state), _starts(segment_ids, taps), out,
+                length, channels, source.stride(0), source.stride(1), chunks, rows,
+                WIDTH=taps.shape[1], SILU=silu, SUM=_sum(x), BLOCK_D=tuning.block,
+                AHEAD=tuning.ahead, num_warps=tuning.warps,
+            )  # fmt: skip
     return out, final_state(x, width, initial_state, segment_ids)
 
 
@@ -268,42 +296,36 @@ def backward(
     initial_state: Tensor | None,
     segment_ids: Tensor | None,
     silu: bool,
+    *,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and initial state, the weights' in the sums' dtype."""
     batch, length, channels = x.shape
     width = weight.shape[1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    given = initial_state is not None
-    dinitial = x.new_empty(batch if given else 0, width - 1, channels)
+    given = initial_state is not None and initial_state.numel() > 0
+    dinitial = x.new_empty(initial_state.shape if initial_state is not None else (0,))
     if not dx.numel():
-        if given and dfinal is not None:
-            dinitial.copy_(dfinal)
-        return dx, weight.new_zeros(weight.shape), weight.new_zeros(channels), dinitial
-    x, dout, weight = _rows(x), _rows(dout), weight.contiguous()
-    initial, starts = _whole(initial_state), _starts(segment_ids, width)
-    shape = _shape(batch, length, channels)
-    chunks = triton.cdiv(length, shape["CHUNK"])
-    grid = (batch * chunks, triton.cdiv(channels, shape["BLOCK_D"]))
-    sums = x.new_empty(batch * chunks, width + 1, channels, dtype=dtype)
-    two_passes = width <= _NARROW
-    if two_passes:
-        dpre = torch.empty_like(dx) if silu else dout
-        _slopes[grid](
-            dout, x, weight, bias, initial, starts, dpre, sums,
-            length, channels, dout.stride(0), dout.stride(1), x.stride(0), x.stride(1), chunks,
-            WIDTH=width, SILU=silu, SUM=_sum(x), **(shape | {"ROWS": 16}),
+        dinitial.copy_(dfinal) if given and dfinal is not None else dinitial.zero_()
+        zero = x.new_zeros(channels, width + 1, dtype=dtype)
+        return dx, zero[:, :width].contiguous(), zero[:, width].contiguous(), dinitial
+    tuning = _INTERPRETED if triton.knobs.runtime.interpret else tuning or BACKWARD
+    rows, chunks = tuning.walk(batch, length, channels)
+    source, incoming, taps = _rows(x), _rows(dout), _at_least_two(weight)
+    padded = taps.shape[1]
+    sums = x.new_empty(batch * chunks, padded + 1, channels, dtype=dtype)
+    with on_device(x):
+        _backward[(batch * chunks * triton.cdiv(channels, tuning.block),)](
+            incoming, _whole(dfinal), source, taps, _whole(bias), _whole(initial_state),
+            _starts(segment_ids, taps), dx, dinitial if given else None, sums,
+            length, channels, incoming.stride(0), incoming.stride(1),
+            source.stride(0), source.stride(1), chunks, rows,
+            WIDTH=padded, SILU=silu, SUM=_sum(x), BLOCK_D=tuning.block,
+            AHEAD=tuning.ahead, num_warps=tuning.warps,
         )  # fmt: skip
-        dout, silu = dpre, False
-    _backward[grid](
-        dout, _whole(dfinal), x, weight, bias, initial, starts, dx,
-        dinitial if given and width > 1 else None, sums,
-        length, channels, dout.stride(0), dout.stride(1), x.stride(0), x.stride(1), chunks,
-        WIDTH=width, SILU=silu, SUM=_sum(x), PAD_W=triton.next_power_of_2(width),
-        FRONT=triton.cdiv(width - 1, shape["ROWS"]) * shape["ROWS"], SUMS=not two_passes, **shape,
-    )  # fmt: skip
     total = sums.sum(0)
-    return dx, total[:width].t().contiguous(), total[width].clone(), dinitial
+    return dx, total[padded - width : padded].t().contiguous(), total[padded].clone(), dinitial
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -314,18 +336,14 @@ def _whole(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None or tensor.numel() == 0 else tensor.contiguous()
 
 
-def _starts(segment_ids: Tensor | None, width: int) -> Tensor | None:
-    return None if segment_ids is None else run_starts(segment_ids, width - 1).contiguous()
+def _at_least_two(weight: Tensor) -> Tensor:
+    """A filter of width 1 with a zero tap before it: the kernels keep at least one past input."""
+    return torch.nn.functional.pad(weight, (1, 0)) if weight.shape[1] == 1 else weight.contiguous()
+
+
+def _starts(segment_ids: Tensor | None, taps: Tensor) -> Tensor | None:
+    return None if segment_ids is None else run_starts(segment_ids, taps.shape[1] - 1).contiguous()
 
 
 def _sum(x: Tensor) -> tl.dtype:
     return tl.float64 if x.dtype == torch.float64 else tl.float32
-
-
-def _shape(batch: int, length: int, channels: int) -> dict[str, int]:
-    """Rows of a tile, channels of a program and rows that it walks."""
-    if triton.knobs.runtime.interpret:
-        return {"ROWS": 16, "BLOCK_D": 16, "CHUNK": _INTERPRETED_CHUNK}
-    block = min(128, triton.next_power_of_2(channels))
-    walked = triton.next_power_of_2(batch * length * triton.cdiv(channels, block) // _PROGRAMS + 1)
-    return {"ROWS": 32, "BLOCK_D": block, "CHUNK": min(CHUNK, max(32, walked))}

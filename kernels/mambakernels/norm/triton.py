@@ -12,13 +12,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mambakernels._checks import on_device
+
 _PROGRAMS = 132 * 8  # of the backward: each has a weight gradient
 
 
 @triton.jit
 def _forward(
-    x, weight, residual, stream, y, rows, channels, x_row, residual_row, eps,
-    SUM: tl.constexpr, ROUNDS: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    x, weight, residual, stream, y, rows, channels, x_row, residual_row,
+    EPS: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     row = tl.cast(tl.program_id(0), tl.int64) * ROWS + tl.arange(0, ROWS)
     d = tl.arange(0, BLOCK_D)
@@ -32,9 +34,8 @@ def _forward(
     if stream is not None:
         rounded = value.to(stream.dtype.element_ty)
         tl.store(stream + place, rounded, mask=inside)
-        if ROUNDS:  # y is the norm of the stream that is returned
-            value = rounded.to(SUM)
-    scale = 1.0 / tl.sqrt(tl.sum(value * value, 1) / channels + eps)
+        value = rounded.to(SUM)  # y is the norm of the stream that is returned
+    scale = 1.0 / tl.sqrt(tl.sum(value * value, 1) / channels + EPS)
     w = tl.load(weight + d, mask=in_d, other=0.0).to(SUM)
     normed = value * scale[:, None] * w[None, :]
     tl.store(y + place, normed.to(y.dtype.element_ty), mask=inside)
@@ -43,8 +44,8 @@ def _forward(
 @triton.jit
 def _backward(
     dy, dstream_out, stream, weight, dx, dstream, sums, rows, channels, share,
-    dy_row, dstream_row, stream_row, eps,
-    SUM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
+    dy_row, dstream_row, stream_row,
+    EPS: tl.constexpr, SUM: tl.constexpr, ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """With s = 1 / sqrt(mean(r^2) + eps), g = dy weight: dr = s g - r s^3 mean(g r)."""
     program = tl.cast(tl.program_id(0), tl.int64)
@@ -61,7 +62,7 @@ def _backward(
         place = stream + row[:, None] * stream_row + d[None, :]
         r = tl.load(place, mask=inside, other=0.0).to(SUM)
         out = tl.load(dy + row[:, None] * dy_row + d[None, :], mask=inside, other=0.0).to(SUM)
-        scale = 1.0 / tl.sqrt(tl.sum(r * r, 1) / channels + eps)
+        scale = 1.0 / tl.sqrt(tl.sum(r * r, 1) / channels + EPS)
         g = out * w[None, :]
         pull = scale * scale * scale * (tl.sum(g * r, 1) / channels)
         dweight += tl.sum(out * scale[:, None] * r, 0)
@@ -90,12 +91,12 @@ def forward(
     x, residual = _rows(x), None if residual is None else _rows(residual)
     rows, channels = x.shape
     tile = _tile(channels)
-    _forward[(triton.cdiv(rows, tile["ROWS"]),)](
-        x, weight.contiguous(), residual, stream, y, rows, channels,
-        x.stride(0), 0 if residual is None else residual.stride(0), eps,
-        SUM=_sum(x.dtype, residual_dtype),
-        ROUNDS=residual_dtype not in (torch.float32, torch.float64), **tile,
-    )  # fmt: skip
+    with on_device(x):
+        _forward[(triton.cdiv(rows, tile["ROWS"]),)](
+            x, weight.contiguous(), residual, stream, y, rows, channels,
+            x.stride(0), 0 if residual is None else residual.stride(0),
+            EPS=eps, SUM=_sum(x.dtype, residual_dtype), **tile,
+        )  # fmt: skip
     return y, stream
 
 
@@ -123,11 +124,12 @@ def backward(
     share = triton.cdiv(tiles, min(tiles, _PROGRAMS)) * tile["ROWS"]
     programs = triton.cdiv(rows, share)
     sums = torch.empty(programs, channels, dtype=wide, device=device)
-    _backward[(programs,)](
-        dy, given, stream, weight.contiguous(), dx, dstream, sums, rows, channels, share,
-        dy.stride(0), 0 if given is None else given.stride(0), stream.stride(0), eps,
-        SUM=_sum(x_dtype, stream.dtype), **tile,
-    )  # fmt: skip
+    with on_device(dx):
+        _backward[(programs,)](
+            dy, given, stream, weight.contiguous(), dx, dstream, sums, rows, channels, share,
+            dy.stride(0), 0 if given is None else given.stride(0), stream.stride(0),
+            EPS=eps, SUM=_sum(x_dtype, stream.dtype), **tile,
+        )  # fmt: skip
     return dx, sums.sum(0), dstream
 
 

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from mambakernels._checks import on_device
 from mambakernels.scan.triton_primitives import phi, sigmoid, step_size
 
 
@@ -75,12 +76,13 @@ def forward(
     z = None if z is None else _rows(z)
     block_n = triton.next_power_of_2(states)
     block_d = min(triton.next_power_of_2(channels), max(1, 1024 // block_n))
-    _step[(batch, triton.cdiv(channels, block_d))](
-        state.contiguous(), u, delta, A.contiguous(), B, C, D, z, delta_bias, out, next_state,
-        channels, states, u.stride(0), delta.stride(0), B.stride(0), C.stride(0),
-        0 if z is None else z.stride(0),
-        SOFTPLUS=delta_softplus, ZOH=zoh, BLOCK_N=block_n, BLOCK_D=block_d,
-    )  # fmt: skip
+    with on_device(state):
+        _step[(batch, triton.cdiv(channels, block_d))](
+            state.contiguous(), u, delta, A.contiguous(), B, C, D, z, delta_bias, out, next_state,
+            channels, states, u.stride(0), delta.stride(0), B.stride(0), C.stride(0),
+            0 if z is None else z.stride(0),
+            SOFTPLUS=delta_softplus, ZOH=zoh, BLOCK_N=block_n, BLOCK_D=block_d,
+        )  # fmt: skip
 
 
 def _rows(tensor: Tensor) -> Tensor:
