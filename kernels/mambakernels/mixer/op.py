@@ -97,11 +97,13 @@ def _backward(
         )
         del du, inner, z, xz
         assert dz is not None  # z was given
-        dxz = torch.cat([dinner, dz], dim=-1).flatten(0, -2)
-        del dinner, dz
-        din_weight = dxz.t() @ x.reshape(-1, x.shape[-1])
-        din_bias = None if in_bias is None else dxz.sum(0)
-        dx = (dxz @ in_weight).view(x.shape)
+        # The two halves apart: joining them would copy as much as the convolution moves.
+        dinner, dz, x_rows = dinner.flatten(0, 1), dz.flatten(0, 1), x.flatten(0, 1)
+        din_weight = in_weight.new_empty(in_weight.shape)
+        torch.mm(dinner.t(), x_rows, out=din_weight[:channels])
+        torch.mm(dz.t(), x_rows, out=din_weight[channels:])
+        din_bias = None if in_bias is None else torch.cat([dinner.sum(0), dz.sum(0)])
+        dx = torch.mm(dinner, in_weight[:channels]).addmm_(dz, in_weight[channels:]).view(x.shape)
     every = (
         dx, din_weight, din_bias, dconv_weight, None if conv_bias is None else dconv_bias,
         dx_proj_weight, ddt_proj_weight, dA, dD, ddelta_bias, dout_weight, dout_bias,
@@ -188,9 +190,10 @@ class _Mixer(torch.autograd.Function):
 def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
     """(y, conv state, ssm state) for `_forward`'s arguments but the last, differentiable once."""
     save = needs_gradient(*inputs[:DIFFERENTIABLE])
+    inputs = (*inputs, save)
     if not untraced(inputs[0]):
-        return _forward_op(*inputs, save)[:3]
+        return _forward_op(*inputs)[:3]
     if save:
-        return _Mixer.apply(*inputs, save)[:3]
+        return _Mixer.apply(*inputs)[:3]
     with torch.no_grad():
-        return _forward(*inputs, save)[:3]
+        return _forward(*inputs)[:3]
