@@ -18,8 +18,11 @@ import torch
 import triton
 from torch import Tensor
 
-from mambakernels.scan import triton_carry, triton_plain, triton_plain_backward
-from mambakernels.scan.triton_problem import Problem, Tuning, choose
+from mambakernels.scan import triton_carry, triton_plain, triton_sums
+from mambakernels.scan.triton_launch import Launcher
+from mambakernels.scan.triton_problem import Problem, Tuning, bundle, ceil_div, choose, power_of_2
+
+FILLS_OUTPUTS = True  # of `op`'s interface
 
 _INTERPRETED = triton.knobs.runtime.interpret
 triton_tuned: ModuleType | None
@@ -27,6 +30,11 @@ try:
     from mambakernels.scan import triton_tuned
 except ImportError:  # Gluon is young: another Triton may lack what is used of it
     triton_tuned = None
+
+_carry_states = Launcher(triton_carry.carry_states)
+_carry_adjoints = Launcher(triton_carry.carry_adjoints)
+_add_partials = Launcher(triton_sums.add_partials)
+_add_chunks = Launcher(triton_sums.add_chunks)
 
 
 def saved_shape(batch, length, channels, state, tuning: Tuning | None = None) -> tuple[int, ...]:
@@ -36,11 +44,13 @@ def saved_shape(batch, length, channels, state, tuning: Tuning | None = None) ->
 
 def summary_shape(batch, length, channels, state, tuning: Tuning | None = None) -> tuple[int, ...]:
     tuning = tuning or choose(batch, length, channels, state)
-    return (batch, -(-length // tuning.chunk), state + 1, channels)
+    return (batch, ceil_div(length, tuning.chunk), state + 1, channels)
 
 
 def _on_device(t: Tensor):
-    return torch.cuda.device(t.device) if t.is_cuda else nullcontext()
+    if not t.is_cuda or t.device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(t.device)
 
 
 def _passes(p: Problem) -> ModuleType:
@@ -49,54 +59,56 @@ def _passes(p: Problem) -> ModuleType:
     return triton_plain
 
 
-def _summarise(p: Problem) -> Tensor:
+def _new_chunks(p: Problem, rows: int) -> Tensor:
+    batch, _, channels, _ = p.sizes
+    return p.A.new_empty(batch, p.chunks, rows, channels)
+
+
+def _carry_sizes(p: Problem) -> tuple[int, int, int]:
+    """Programs, and the channels of one and the chunks that it reads ahead."""
     batch, _, channels, states = p.sizes
-    summaries = p.A.new_empty(batch, p.chunks, states + 1, channels)
-    _passes(p).summarise(p, summaries)
-    return summaries
+    block = min(32, power_of_2(channels))
+    ahead = 4 if _INTERPRETED else min(16, max(4, power_of_2(p.chunks - 1)))
+    return batch * states * ceil_div(channels, block), block, ahead
 
 
-def _carry_launch(p: Problem):
-    batch, _, channels, states = p.sizes
-    block = min(32 if p.chunks > 64 else 128, triton.next_power_of_2(channels))
-    grid = (batch * states * triton.cdiv(channels, block),)
-    ahead = 4 if _INTERPRETED else 8 if p.chunks <= 64 else 16
-    return grid, {"BLOCK_D": block, "AHEAD": ahead, "num_warps": max(1, block // 32)}
-
-
-def _carry(p: Problem, summaries: Tensor, starts: Tensor | None, decay: Tensor | None) -> Tensor:
-    batch, _, channels, states = p.sizes
-    final = p.A.new_empty(batch, channels, states)
-    grid, options = _carry_launch(p)
-    triton_carry.carry_states[grid](
-        summaries, p.A, p.initial, starts, final, decay, channels, states, p.chunks, **options
-    )
-    return final
+def _carry(p: Problem, summaries, starts, final, decay, count: int) -> None:
+    _, _, channels, states = p.sizes
+    copy = starts is not None and starts is not summaries
+    programs, block, ahead = _carry_sizes(p)
+    _carry_states((p.key, count, starts is None, copy), programs, (
+        summaries, p.A, p.initial, starts, final, decay, p.chunks, count,
+        channels, states, copy, block, ahead,
+    ), num_warps=1)  # fmt: skip
 
 
 def forward(
     u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids, delta_softplus, zoh, reverse,
     *, save=True, chunk_states=None, tuning: Tuning | None = None,
 ):  # fmt: skip
-    tuning = tuning or choose(*u.shape, A.shape[1])
-    p = Problem(
+    p = bundle(
         u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids,
-        delta_softplus, zoh, reverse, tuning,
+        delta_softplus, zoh, reverse, tuning, chunk_states,
     )  # fmt: skip
+    batch, _, channels, states = p.sizes
+    passes = _passes(p)
     out = u.new_empty(u.shape)
+    final = A.new_empty(batch, channels, states)
     starts = None
     with _on_device(u):
-        if p.chunks == 1:
-            final = A.new_empty(u.shape[0], *A.shape)
-        elif chunk_states is not None and chunk_states.shape == summary_shape(
-            *u.shape, A.shape[1], tuning
-        ):
+        if passes.walks_whole(p):
+            if save and p.chunks > 1:
+                starts = _new_chunks(p, states + 1)
+        elif chunk_states is not None and chunk_states.shape == (
+            batch, p.chunks, states + 1, channels,
+        ):  # fmt: skip
             starts = torch.empty_like(chunk_states)
-            final = _carry(p, chunk_states, starts, None)
+            _carry(p, chunk_states, starts, None, None, p.chunks - 1)
         else:
-            starts = _summarise(p)
-            final = _carry(p, starts, starts, None)
-        _passes(p).scan_outputs(p, starts, out, final)
+            starts = _new_chunks(p, states + 1)
+            passes.summarise(p, starts, p.chunks - 1)
+            _carry(p, starts, starts, None, None, p.chunks - 1)
+        passes.scan_outputs(p, starts, out, final)
     return out, final, starts if save and starts is not None else A.new_empty(0)
 
 
@@ -104,15 +116,15 @@ def summary(
     u, delta, A, B, delta_bias, segment_ids, delta_softplus, zoh, reverse,
     *, tuning: Tuning | None = None,
 ):  # fmt: skip
-    tuning = tuning or choose(*u.shape, A.shape[1])
-    p = Problem(
+    p = bundle(
         u, delta, A, B, None, None, None, delta_bias, None, segment_ids,
         delta_softplus, zoh, reverse, tuning,
     )  # fmt: skip
     with _on_device(u):
-        summaries = _summarise(p)
-        decay = A.new_empty(u.shape[0], *A.shape)
-        state = _carry(p, summaries, None, decay)
+        summaries = _new_chunks(p, p.sizes[3] + 1)
+        _passes(p).summarise(p, summaries, p.chunks)
+        state, decay = (A.new_empty(u.shape[0], *A.shape) for _ in range(2))
+        _carry(p, summaries, None, state, decay, p.chunks)
     return decay, state, summaries
 
 
@@ -120,38 +132,38 @@ def backward(
     dout, dfinal_state, saved, out, u, delta, A, B, C, D, z, delta_bias, initial_state,
     segment_ids, delta_softplus, zoh, reverse, *, tuning: Tuning | None = None,
 ):  # fmt: skip
-    batch, length, channels, states = *u.shape, A.shape[1]
-    tuning = tuning or choose(batch, length, channels, states)
-    p = Problem(
+    p = bundle(
         u, delta, A, B, C, D, z, delta_bias, initial_state, segment_ids,
-        delta_softplus, zoh, reverse, tuning,
+        delta_softplus, zoh, reverse, tuning, dout, dfinal_state, saved,
     )  # fmt: skip
+    batch, length, channels, states = p.sizes
     passes = _passes(p)
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
     du, ddelta, dB, dC = (t.new_empty(t.shape) for t in (u, delta, B, C))
     dz = None if z is None else z.new_empty(z.shape)
+    dA = A.new_empty(A.shape)
+    dD = None if D is None else D.new_empty(D.shape)
+    dbias = None if delta_bias is None else delta_bias.new_empty(delta_bias.shape)
     adjoints = starts = None
     with _on_device(u):
         if p.chunks > 1:
             starts = saved
-            adjoints = A.new_empty(batch, p.chunks, states, channels)
+            adjoints = _new_chunks(p, states)
             passes.summarise_adjoints(p, dout, adjoints)
-            grid, options = _carry_launch(p)
-            triton_carry.carry_adjoints[grid](
-                starts, A, dfinal_state, adjoints, dinitial, channels, states, p.chunks, **options
-            )
-        sums = A.new_empty(batch, p.chunks, states + 2, channels)
+            programs, block, ahead = _carry_sizes(p)
+            _carry_adjoints(p.key, programs, (
+                starts, A, dfinal_state, adjoints, p.chunks, channels, states, block, ahead
+            ), num_warps=1)  # fmt: skip
+        sums = _new_chunks(p, states + 2)
         partials = passes.scan_gradients(
-            p, dout, dfinal_state, adjoints, starts, du, ddelta, dz, sums, dinitial
+            p, dout, dfinal_state, adjoints, starts, du, ddelta, dz, out, sums, dinitial
         )
-        triton_plain_backward.add_partials[(triton.cdiv(partials[0].numel(), 1024),)](
-            partials, dB, dC, partials.shape[0], batch * length, states, BLOCK=1024
-        )
-    total = sums.sum((0, 1))
-    return (
-        du, ddelta, total[:states].T.clone(memory_format=torch.contiguous_format), dB, dC,
-        None if D is None else total[states].clone(),
-        dz,
-        None if delta_bias is None else total[states + 1].clone(),
-        dinitial,
-    )  # fmt: skip
+        _add_partials(p.key, ceil_div(partials[0].numel(), 1024), (
+            partials, dB, dC, partials.shape[0], batch * length, states, 1024
+        ))  # fmt: skip
+        block = min(32, power_of_2(channels))
+        _add_chunks(p.key, (states + 2) * ceil_div(channels, block), (
+            sums, dA, dD, dbias, batch * p.chunks, channels, states,
+            8 if _INTERPRETED else 64, block,
+        ))  # fmt: skip
+    return du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial

@@ -2,74 +2,78 @@
 
 from __future__ import annotations
 
-import triton
 from torch import Tensor
 
 from mambakernels.scan import triton_plain_backward, triton_plain_forward
-from mambakernels.scan.triton_problem import Problem, strides
+from mambakernels.scan.triton_launch import Launcher
+from mambakernels.scan.triton_problem import Problem, ceil_div, power_of_2, strides
+
+_summarise = Launcher(triton_plain_forward.summarise)
+_scan_outputs = Launcher(triton_plain_forward.scan_outputs)
+_summarise_adjoints = Launcher(triton_plain_backward.summarise_adjoints)
+_scan_gradients = Launcher(triton_plain_backward.scan_gradients)
 
 
-def _grid(p: Problem) -> tuple[int]:
+def _programs(p: Problem, chunks: int) -> int:
     batch, _, channels, _ = p.sizes
-    return (batch * p.chunks * triton.cdiv(channels, p.tuning.block),)
+    return batch * chunks * ceil_div(channels, p.tuning.block)
 
 
-def _options(p: Problem) -> dict[str, int]:
-    return {
-        "BLOCK_N": triton.next_power_of_2(p.sizes[3]),
-        "BLOCK_D": p.tuning.block,
-        "num_warps": p.tuning.warps,
-    }
+def _blocks(p: Problem) -> tuple[int, int]:
+    return power_of_2(p.sizes[3]), p.tuning.block
 
 
-def summarise(p: Problem, summaries: Tensor) -> None:
+def walks_whole(p: Problem) -> bool:
+    return p.chunks == 1
+
+
+def summarise(p: Problem, summaries: Tensor, count: int) -> None:
     _, length, channels, states = p.sizes
-    triton_plain_forward.summarise[_grid(p)](
+    _summarise((p.key, count), _programs(p, count), (
         p.u, p.delta, p.A, p.B, p.bias, p.segments, summaries,
-        length, channels, states, p.chunks, p.tuning.chunk,
+        length, channels, states, p.chunks, p.tuning.chunk, count,
         *strides(p.u, p.delta, p.B, p.segments),
-        p.softplus, p.zoh, p.reverse, **_options(p),
-    )  # fmt: skip
+        p.softplus, p.zoh, p.reverse, *_blocks(p),
+    ), num_warps=p.tuning.warps)  # fmt: skip
 
 
 def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) -> None:
     _, length, channels, states = p.sizes
-    triton_plain_forward.scan_outputs[_grid(p)](
+    key = (p.key, starts is None)
+    _scan_outputs(key, _programs(p, p.chunks), (
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial, p.segments, starts, out, final,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(p.u, p.delta, p.B, p.C, p.z, p.segments),
-        p.softplus, p.zoh, p.reverse, **_options(p),
-    )  # fmt: skip
+        p.softplus, p.zoh, p.reverse, *_blocks(p),
+    ), num_warps=p.tuning.warps)  # fmt: skip
 
 
 def summarise_adjoints(p: Problem, dout: Tensor, adjoints: Tensor) -> None:
     _, length, channels, states = p.sizes
-    triton_plain_backward.summarise_adjoints[_grid(p)](
+    _summarise_adjoints(p.key, _programs(p, p.chunks - 1), (
         dout, p.delta, p.A, p.C, p.z, p.bias, p.segments, adjoints,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(dout, p.delta, p.C, p.z, p.segments),
-        p.softplus, p.reverse, **_options(p),
-    )  # fmt: skip
+        p.softplus, p.reverse, *_blocks(p),
+    ), num_warps=p.tuning.warps)  # fmt: skip
 
 
 def scan_gradients(
-    p: Problem, dout, dfinal, adjoints, starts, du, ddelta, dz, sums, dinitial
+    p: Problem, dout, dfinal, adjoints, starts, du, ddelta, dz, out, sums, dinitial
 ) -> Tensor:
-    """Fills the gradients; returns the partial sums of dB and dC."""
+    """Fills the gradients, and the outputs if wanted; returns the partial sums of dB and dC."""
     batch, length, channels, states = p.sizes
-    options = _options(p)
-    (items,) = _grid(p)
+    block_n, block_d = _blocks(p)
+    items = _programs(p, p.chunks)
     programs = min(items, p.tuning.programs)
-    subs = triton.cdiv(p.tuning.chunk, p.tuning.sub)
-    tile = options["BLOCK_N"] * p.tuning.block
-    scratch = p.A.new_empty(programs * (subs + p.tuning.sub) * tile)
-    blocks = triton.cdiv(channels, p.tuning.block)
-    partials = p.A.new_empty(blocks, batch, length, 2, states)
-    triton_plain_backward.scan_gradients[(programs,)](
+    subs = ceil_div(p.tuning.chunk, p.tuning.sub)
+    scratch = p.A.new_empty(programs * (subs + p.tuning.sub) * block_n * block_d)
+    partials = p.A.new_empty(ceil_div(channels, block_d), batch, length, 2, states)
+    _scan_gradients((p.key, out is None), programs, (
         dout, dfinal, adjoints, starts, p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial,
-        p.segments, du, ddelta, dz, partials, sums, dinitial, scratch,
+        p.segments, du, ddelta, dz, out, partials, sums, dinitial, scratch,
         items, programs, length, channels, states, p.chunks, p.tuning.chunk, p.tuning.sub,
         *strides(dout, p.u, p.delta, p.B, p.C, p.z, p.segments),
-        p.softplus, p.zoh, p.reverse, **options,
-    )  # fmt: skip
+        p.softplus, p.zoh, p.reverse, block_n, block_d,
+    ), num_warps=p.tuning.warps)  # fmt: skip
     return partials

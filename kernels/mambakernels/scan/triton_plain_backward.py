@@ -40,12 +40,13 @@ def summarise_adjoints(
     SOFTPLUS: tl.constexpr, REVERSE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """adjoints (batch, chunk, state, channels): a_first g_first when g is zero after the chunk."""
+    """adjoints (batch, chunk, state, channels) of all chunks but the first, which has no left:
+    a_first g_first when g is zero after the chunk."""
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     block = program % blocks
-    chunk = (program // blocks) % chunks
-    batch = tl.cast(program // blocks // chunks, tl.int64)
+    chunk = 1 + (program // blocks) % (chunks - 1)
+    batch = tl.cast(program // blocks // (chunks - 1), tl.int64)
     d = block * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     in_d = d < channels
@@ -90,7 +91,7 @@ def summarise_adjoints(
 @triton.jit
 def scan_gradients(
     dout, dfinal, adjoints, starts, u, delta, A, B, C, D, z, bias, initial, segments,
-    du, ddelta, dz, partials, sums, dinitial, scratch,
+    du, ddelta, dz, outputs, partials, sums, dinitial, scratch,
     items, programs, length, channels, states, chunks, chunk_length, sub_length,
     dout_batch, dout_row, u_batch, u_row, delta_batch, delta_row, B_batch, B_row, C_batch, C_row,
     z_batch, z_row, segment_batch, segment_row,
@@ -98,7 +99,8 @@ def scan_gradients(
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """All gradients; partials (blocks, batch, length, 2, state): dB and dC of each block of
-    channels; sums (batch, chunk, state + 2, channels): dA, dD and the bias's of each chunk.
+    channels; sums (batch, chunk, state + 2, channels): dA, dD and the bias's of each chunk;
+    outputs: the forward pass's, found on the way, or None.
 
     A program takes every `programs`-th item of batch x chunks x blocks.
     """
@@ -233,15 +235,18 @@ def scan_gradients(
                     h = kept + x * phi1
                 else:
                     h = kept + x
+                y = tl.sum(h * C_N[:, None], 0) + D_D * u_D
                 if z is not None:
                     z_D = tl.load(z + batch * z_batch + row * z_row + d, mask=in_d, other=0.0).to(
                         A2.dtype
                     )
                     gate = sigmoid(z_D)
-                    y = tl.sum(h * C_N[:, None], 0) + D_D * u_D
                     dz_D = dy * y * gate * (1.0 + z_D * (1.0 - gate))
                     tl.store(dz + out, dz_D.to(dz.dtype.element_ty), mask=in_d)
+                    y = y * z_D * gate
                     dy = dy * z_D * gate
+                if outputs is not None:
+                    tl.store(outputs + out, y.to(outputs.dtype.element_ty), mask=in_d)
                 g = v + C_N[:, None] * dy[None, :]
                 dC_N = tl.sum(h * dy[None, :], 1)
                 dx = g * kept  # by the exponent step A
@@ -275,24 +280,6 @@ def scan_gradients(
         tl.store(out_sums + edge, dA, mask=inside)
         tl.store(out_sums + states * channels + d, dD, mask=in_d)
         tl.store(out_sums + (states + 1) * channels + d, dbias, mask=in_d)
-        if dinitial is not None and adjoints is None:
-            tl.store(dinitial + own_state, v, mask=inside)
+        if dinitial is not None:
+            tl.store(dinitial + own_state, v, mask=inside & (chunk == 0))
         item += programs
-
-
-@triton.jit
-def add_partials(partials, dB, dC, groups, count, states, BLOCK: tl.constexpr):
-    """dB, dC (count, state) from partials (groups, count, 2, state), added from the first group."""
-    at = tl.cast(tl.program_id(0), tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    width = tl.cast(count, tl.int64) * 2 * states
-    inside = at < width
-    total = tl.zeros([BLOCK], partials.dtype.element_ty)
-    group = 0
-    while group < groups:
-        total += tl.load(partials + group * width + at, mask=inside, other=0.0)
-        group += 1
-    row = at // (2 * states)
-    n = at % (2 * states)
-    to_B = row * states + n
-    tl.store(dB + to_B, total.to(dB.dtype.element_ty), mask=inside & (n < states))
-    tl.store(dC + to_B - states, total.to(dC.dtype.element_ty), mask=inside & (n >= states))

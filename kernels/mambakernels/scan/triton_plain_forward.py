@@ -49,20 +49,21 @@ def advance(
 @triton.jit
 def summarise(
     u, delta, A, B, bias, segments, summaries,
-    length, channels, states, chunks, chunk_length,
+    length, channels, states, chunks, chunk_length, count,
     u_batch, u_row, delta_batch, delta_row, B_batch, B_row, segment_batch, segment_row,
     SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, REVERSE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """summaries (batch, chunk, state + 1, channels): each chunk's own state, and its sum of steps.
+    """summaries (batch, chunk, state + 1, channels), of the first `count` chunks: the state that
+    each makes from zero, and the sum of its steps.
 
     A reset inside a chunk makes the sum infinite: the chunk forgets what came before.
     """
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     block = program % blocks
-    chunk = (program // blocks) % chunks
-    batch = tl.cast(program // blocks // chunks, tl.int64)
+    chunk = (program // blocks) % count
+    batch = tl.cast(program // blocks // count, tl.int64)
     d = block * BLOCK_D + tl.arange(0, BLOCK_D)
     n = tl.arange(0, BLOCK_N)
     in_d = d < channels
@@ -112,8 +113,8 @@ def scan_outputs(
     SOFTPLUS: tl.constexpr, ZOH: tl.constexpr, REVERSE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """out, from the chunks' start states; or, where starts is None, from the initial state, in one
-    chunk, which then also writes the final state."""
+    """out and the final state, from the chunks' start states; or, where starts is None, in one
+    chunk from the initial state. The last chunk writes its sum of steps into starts."""
     blocks = tl.cdiv(channels, BLOCK_D)
     program = tl.program_id(0)
     block = program % blocks
@@ -152,6 +153,7 @@ def scan_outputs(
     else:
         h = tl.zeros([BLOCK_N, BLOCK_D], A2.dtype)
 
+    total = tl.zeros([BLOCK_D], A2.dtype)
     start = chunk * chunk_length
     t = start
     end = tl.minimum(start + chunk_length, length)
@@ -165,11 +167,17 @@ def scan_outputs(
         h = advance(
             h, A2, step, step * u_D, B_N, segments, segment_row, t, length, ZOH, REVERSE
         )  # fmt: skip
+        total += step
+        if segments is not None:  # noqa: SIM102
+            if starts_segment(segments, segment_row, t, length, REVERSE):
+                total += float("inf")
         y = tl.sum(h * C_N[:, None], 0) + D_D * u_D
         if z is not None:
             z_D = tl.load(z + row * z_row + d, mask=in_d, other=0.0).to(A2.dtype)
             y = y * z_D * sigmoid(z_D)
         tl.store(out + row * channels + d, y.to(out.dtype.element_ty), mask=in_d)
         t += 1
-    if starts is None:
+    if chunk == chunks - 1:
         tl.store(final + row_states, h, mask=inside)
+        if starts is not None:
+            tl.store(starts + states * channels + d, total, mask=in_d)

@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 from torch import Tensor
 
-STATES_TUNED = 64  # the most states that the tuned kernels' shared memory is laid out for
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def power_of_2(n: int) -> int:
+    """The least that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a tuned kernel holds in registers at a time.
+
+    steps: of time, a power of 2. wide: channels a thread, 1 or 2. pair: states walked together,
+    a power of 2 (1 where it does not divide the number of states).
+    """
+
+    steps: int = 8
+    wide: int = 2
+    pair: int = 2
+
+    @property
+    def block(self) -> int:
+        """Channels of a program, which is one warp."""
+        return 32 * self.wide
 
 
 @dataclass(frozen=True)
 class Tuning:
     """Sizes of the kernels.
 
-    chunk: steps that one program walks, a multiple of `steps`.
+    chunk: steps between saved states, and what one program walks; a multiple of the tiles' steps.
     tuned: the tuned kernels or the plain ones, where both can run.
     block, warps, sub: plain kernels: channels a program (a power of 2), warps a program, steps of
         a sub-chunk of the backward pass.
-    steps, wide: tuned kernels: a tile's steps (a power of 2), channels a thread (1 or 2).
-    group: tuned backward: blocks of channels that a program takes one after the other.
-    registers: tuned backward: the most registers a thread.
+    walk: tuned kernels, all but the gradients'.
+    whole: tuned forward: one program walks all chunks, so no summaries are needed.
+    gradient, registers: tuned gradients: tile, and the most registers a thread.
+    group: tuned gradients: blocks of channels that a program takes one after the other.
     programs: backward: the most programs, each with its own scratch memory.
     """
 
@@ -28,28 +57,46 @@ class Tuning:
     block: int = 64
     warps: int = 1
     sub: int = 8
-    steps: int = 8
-    wide: int = 2
+    walk: Tile = Tile(steps=16, wide=1)
+    whole: bool = False
+    gradient: Tile = Tile()
+    registers: int | None = None
     group: int = 1
-    registers: int | None = 168
-    programs: int = 132 * 11
+    programs: int = 132 * 8
+
+
+LONGEST = 512  # steps of a chunk
+SLOTS = 132 * 8  # programs of the gradient kernel that an H200 runs at a time
 
 
 def choose(batch, length, channels, state) -> Tuning:
     """The sizes for a problem, as measured on an H200 (`kernels/README.md`).
 
-    Long chunks save memory; more, shorter ones fill the GPU when batch and channels do not.
+    Chunks are as long as memory and cache like them, and as many as fill the GPU a whole number of
+    times. Where batch and channels alone fill it, the forward pass needs no summaries.
     """
-    blocks = batch * (-(-channels // 64))
+    blocks = batch * ceil_div(channels, 64)
+    rounds = 1
+    while rounds < 8 and length * blocks > rounds * SLOTS * LONGEST:
+        rounds += 1
     chunk = 256
-    while chunk > 32 and length * blocks < chunk * 3000:
-        chunk //= 2
-    return Tuning(chunk=chunk)
+    if rounds < 8:
+        count = max(rounds * SLOTS // blocks, 1)
+        chunk = min(max(ceil_div(ceil_div(length, count), 16) * 16, 32), LONGEST)
+    group = 1
+    while group < 4 and blocks * ceil_div(length, chunk) > 8 * group * SLOTS:
+        group *= 2
+    return Tuning(chunk=chunk, whole=2 * blocks >= 900, group=group)
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The scan's inputs, as `op` hands them to a backend."""
+choose_once = lru_cache(maxsize=1024)(choose)
+
+
+class Problem(NamedTuple):
+    """The scan's inputs, as `op` hands them to a backend, with their sizes.
+
+    key: equal for two problems only if every kernel compiled for one serves the other.
+    """
 
     u: Tensor
     delta: Tensor
@@ -65,16 +112,29 @@ class Problem:
     zoh: bool
     reverse: bool
     tuning: Tuning
+    sizes: tuple[int, int, int, int]
+    chunks: int
+    key: Hashable
 
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """batch, length, channels, states."""
-        batch, length, channels = self.u.shape
-        return batch, length, channels, self.A.shape[1]
 
-    @property
-    def chunks(self) -> int:
-        return -(-self.u.shape[1] // self.tuning.chunk)
+def describe(t: Tensor | None) -> Hashable:
+    """All that a kernel's compiled code can depend on, apart from the sizes."""
+    return None if t is None else (t.dtype, t.stride(), t.data_ptr() % 16 == 0)
+
+
+def bundle(
+    u, delta, A, B, C, D, z, bias, initial, segments, softplus, zoh, reverse,
+    tuning: Tuning | None, *others: Tensor | None,
+) -> Problem:  # fmt: skip
+    """others: further tensors that this call's kernels get from the caller."""
+    sizes = (*u.shape, A.shape[1])
+    tuning = tuning or choose_once(*sizes)
+    tensors = (u, delta, A, B, C, D, z, bias, initial, segments, *others)
+    key = (sizes, tuning, softplus, zoh, reverse, u.device, *map(describe, tensors))
+    return Problem(
+        u, delta, A, B, C, D, z, bias, initial, segments, softplus, zoh, reverse,
+        tuning, sizes, ceil_div(sizes[1], tuning.chunk), key,
+    )  # fmt: skip
 
 
 def strides(*tensors: Tensor | None) -> list[int]:

@@ -88,13 +88,13 @@ def rows(tile):
 
 @gluon.jit
 def tile_of(steps):
-    """The tile of these steps; the inverse of `rows`, but for the layout's name."""
+    """These tiles on top of one another; the inverse of `rows`, but for the layout's name."""
     if len(steps) == 1:
         return steps[0]
     else:
         half: gl.constexpr = len(steps) // 2
         halves = gl.permute(gl.join(tile_of(steps[:half]), tile_of(steps[half:])), (2, 0, 1))
-        return gl.reshape(halves, [len(steps), steps[0].shape[1]])
+        return gl.reshape(halves, [len(steps) * steps[0].shape[0], steps[0].shape[1]])
 
 
 @gluon.jit
@@ -110,14 +110,19 @@ def as_channels(row, layout: gl.constexpr):
 
 
 @gluon.jit
-def load_tile(base, stride, t, d, inside, MASKED: gl.constexpr):
-    """A tile in float32, zero outside; offsets within a tile fit in 32 bits."""
+def read_tile(base, stride, t, d, inside, MASKED: gl.constexpr):
+    """A tile as it is stored, zero outside; offsets within a tile fit in 32 bits."""
     at = t[:, None] * stride + d[None, :]
     if MASKED:
-        x = gl.load(base + at, mask=inside, other=0.0)
+        return gl.load(base + at, mask=inside, other=0.0)
     else:
-        x = gl.load(base + at)
-    return x.to(gl.float32)
+        return gl.load(base + at)
+
+
+@gluon.jit
+def load_tile(base, stride, t, d, inside, MASKED: gl.constexpr):
+    """A tile in float32, zero outside."""
+    return read_tile(base, stride, t, d, inside, MASKED).to(gl.float32)
 
 
 @gluon.jit
@@ -127,6 +132,43 @@ def store_tile(base, stride, t, d, inside, x, MASKED: gl.constexpr):
         gl.store(base + at, x.to(base.dtype.element_ty), mask=inside)
     else:
         gl.store(base + at, x.to(base.dtype.element_ty))
+
+
+@gluon.jit
+def load_rows(target, group, COUNT: gl.constexpr, T: gl.constexpr, WIDE: gl.constexpr):
+    """The group-th COUNT rows of channels (rows, D) in shared memory, a tuple.
+
+    Read and written at once, because a barrier stands between two accesses to one allocation.
+    """
+    D: gl.constexpr = target.shape[1]
+    several = target._reinterpret(gl.float32, [target.shape[0] // COUNT, COUNT, D], flat(2))
+    found = rows(several.index(group).load(tile_layout(COUNT, WIDE)))
+    channels = ()
+    for i in gl.static_range(COUNT):
+        channels = channels + (as_channels(found[i], row_layout(T, WIDE)),)  # noqa: RUF005
+    return channels
+
+
+@gluon.jit
+def store_rows(target, group, channels, WIDE: gl.constexpr):
+    COUNT: gl.constexpr = len(channels)
+    D: gl.constexpr = target.shape[1]
+    several = target._reinterpret(gl.float32, [target.shape[0] // COUNT, COUNT, D], flat(2))
+    single = ()
+    for i in gl.static_range(COUNT):
+        single = single + (gl.expand_dims(channels[i], 0),)  # noqa: RUF005
+    tile = gl.convert_layout(tile_of(single), tile_layout(COUNT, WIDE), assert_trivial=True)
+    several.index(group).store(tile)
+
+
+@gluon.jit
+def read_states(base, stride, left, N: gl.constexpr, NP: gl.constexpr, T: gl.constexpr):
+    """T steps of B or C as a tile (NP, T), as they are stored, zero outside."""
+    layout: gl.constexpr = state_layout(NP, T)
+    n = gl.arange(0, NP, layout=gl.SliceLayout(1, layout))
+    t = gl.arange(0, T, layout=gl.SliceLayout(0, layout))
+    inside = (n < N)[:, None] & (t < left)[None, :]
+    return gl.load(base + (t[None, :] * stride + n[:, None]), mask=inside, other=0.0)
 
 
 @gluon.jit
@@ -141,19 +183,6 @@ def fetch_ahead(base, stride, left, ROWS: gl.constexpr, D: gl.constexpr):
             "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l",
             [base + (row * stride + lane % SECTORS * NEAR)], dtype=gl.int32, is_pure=False, pack=1,
         )  # fmt: skip
-
-
-@gluon.jit
-def load_states(target, base, stride, left, N: gl.constexpr):
-    """Steps of B or C into shared memory (states, steps), in float32, zero outside."""
-    NP: gl.constexpr = target.shape[0]
-    T: gl.constexpr = target.shape[1]
-    layout: gl.constexpr = state_layout(NP, T)
-    n = gl.arange(0, NP, layout=gl.SliceLayout(1, layout))
-    t = gl.arange(0, T, layout=gl.SliceLayout(0, layout))
-    inside = (n < N)[:, None] & (t < left)[None, :]
-    x = gl.load(base + (t[None, :] * stride + n[:, None]), mask=inside, other=0.0)
-    target.store(x.to(gl.float32))
 
 
 @gluon.jit
