@@ -55,7 +55,6 @@ def memory_full_of_nan() -> Iterator[None]:
         mock.patch.object(Tensor, "new_empty", poisoned(Tensor.new_empty)),
         mock.patch("mambakernels.conv.cpu.aligned", poisoned(_aligned())),
         mock.patch("mambakernels.norm.cpu.aligned", poisoned(_aligned())),
-        mock.patch("mambakernels.step.cpu.aligned", poisoned(_aligned())),
     ):
         yield
 

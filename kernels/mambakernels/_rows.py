@@ -26,7 +26,7 @@ from mambakernels._simd import (
     zero,
 )
 
-_KINDS = {
+KINDS = {  # the number that stands for a dtype in compiled code
     torch.float32: FLOAT32,
     torch.float64: FLOAT64,
     torch.bfloat16: BFLOAT16,
@@ -35,18 +35,13 @@ _KINDS = {
 _ADDRESS, _KIND, _BATCH_STRIDE, _ROW_STRIDE = range(4)
 
 
-def kind_of(tensor: Tensor) -> int:
-    """The number that stands for the tensor's dtype in compiled code."""
-    return _KINDS[tensor.dtype]
-
-
 def table_of(*tensors: Tensor | None) -> np.ndarray:
     """The table of (batch, rows, channels) tensors; an absent one has address 0.
 
     The caller keeps the tensors alive while compiled code runs.
     """
     described = [
-        (0, 0, 0, 0) if t is None else (t.data_ptr(), kind_of(t), t.stride(0), t.stride(1))
+        (0, 0, 0, 0) if t is None else (t.data_ptr(), KINDS[t.dtype], t.stride(0), t.stride(1))
         for t in tensors
     ]
     return np.array(described, dtype=np.int64)

@@ -13,6 +13,8 @@ largest moment of the backward holds about nine tensors of (batch, length, chann
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
@@ -190,10 +192,10 @@ class _Mixer(torch.autograd.Function):
 def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
     """(y, conv state, ssm state) for `_forward`'s arguments but the last, differentiable once."""
     save = needs_gradient(*inputs[:DIFFERENTIABLE])
-    inputs = (*inputs, save)
+    arguments: Any = (*inputs, save)
     if not untraced(inputs[0]):
-        return _forward_op(*inputs)[:3]
+        return _forward_op(*arguments)[:3]
     if save:
-        return _Mixer.apply(*inputs)[:3]
+        return _Mixer.apply(*arguments)[:3]
     with torch.no_grad():
-        return _forward(*inputs)[:3]
+        return _forward(*arguments)[:3]

@@ -6,10 +6,11 @@ Reads and writes each state once; nothing of the state's size is made beside it.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mambakernels._numba import jit
-from mambakernels._rows import aligned, kind_of, whole_vectors
+from mambakernels._rows import KINDS, whole_vectors
 from mambakernels._simd import (
     BFLOAT16,
     FLOAT16,
@@ -61,28 +62,28 @@ def forward(
     if state.numel() == 0:
         out.zero_()
         return
-    given = [
-        None if t is None else t if t.stride(-1) == 1 else t.contiguous()
-        for t in (state.contiguous(), u, delta, A.contiguous(), B, C, D, z, delta_bias)
-    ]
-    described = [
-        (0, 0, 0) if t is None else (t.data_ptr(), kind_of(t), t.stride(0))
-        for t in (*given, out, next_state)
-    ]
-    table = np.array(described, dtype=np.int64)
+    # Decoding calls this thousands of times a second: each tensor is asked few questions.
+    tensors = (state.contiguous(), u, delta, A.contiguous(), B, C, D, z, delta_bias)
+    given = [None if t is None else t if t.stride(-1) == 1 else t.contiguous() for t in tensors]
+    described: list[int] = []
+    for t in (*given, out, next_state):
+        described += (0, 0, 0) if t is None else (t.data_ptr(), KINDS[t.dtype], t.stride(0))
+    table = np.array(described, dtype=np.int64).reshape(-1, 3)
     blocks = -(-channels // LANES)
     share = max(1, _PART // (LANES * size))  # blocks of channels in one part
     total = batch * blocks
-    dtype = np.dtype(np.float64 if state.element_size() == 8 else np.float32)
-
-    whole = whole_vectors(size)
+    scratch_size = (LANES + 5) * LANES + 2 * whole_vectors(size)
+    dtype = np.float64 if state.dtype == torch.float64 else np.float32
 
     def part(i: int) -> None:
-        scratch = aligned((LANES + 5) * LANES + 2 * whole, dtype)
+        scratch = np.empty(scratch_size, dtype)
         last = min((i + 1) * share, total)
         _step(table, scratch, i * share, last, blocks, channels, size, delta_softplus, zoh)
 
-    run(part, -(-total // share))
+    if total <= share:
+        part(0)
+    else:
+        run(part, -(-total // share))
 
 
 @jit(inner=True)
