@@ -68,7 +68,7 @@ class TrainerOptions:
         extra: further arguments of ``lightning.Trainer``, e.g. {profiler: simple}.
     """
 
-    max_steps: int = 3000
+    max_steps: int = 5000
     max_time: str | None = None
     accelerator: str = "auto"
     devices: int | str = 1
@@ -77,8 +77,8 @@ class TrainerOptions:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     gradient_clip_val: float = 1.0
     accumulate_grad_batches: int = 1
-    val_check_interval: int = 200
-    patience: int = 10
+    val_check_interval: int = 250
+    patience: int = 5
     log_every_n_steps: int = 20
     checkpoint_minutes: float = 4.0
     threads: int | None = None
@@ -123,7 +123,7 @@ class OptimizerOptions:
         final: the learning rate at the end, as a fraction of `lr`.
     """
 
-    lr: float = 2e-3
+    lr: float = 4e-3
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..training import Outcome
     from .module import SpeciesModule
 
-_CALIBRATION_WINDOWS = 4096
+_CALIBRATION_WINDOWS = 2048
 
 
 def fit(arguments: FitArguments, *, verbose: bool = False) -> None:

@@ -33,11 +33,11 @@ class DataOptions:
 
     samples: str = ""
     window: int = 1024
-    tokens: int = 16384
+    tokens: int = 8192
     first_window: int = 256
-    length_warmup: float = 0.6
+    length_warmup: float = 0.7
     validation: float = 0.1
-    val_windows: int = 1024
+    val_windows: int = 512
     n_policy: Literal["cut", "split", "keep"] = "cut"
     reverse_complement: bool = True
     num_workers: int = 0
