@@ -23,7 +23,7 @@ def duration(seconds: float) -> str:
     """A time for people.
 
     >>> duration(42), duration(150), duration(7300)
-    ('42s', '2m30s', '2h02m')
+    ('42s', '2m30s', '2h01m')
     """
     whole = max(0, round(seconds))
     if whole < 60:
