@@ -40,9 +40,10 @@ def mamba_mixer(
         y = (scan(u, delta, A, B, C) + D u) silu(z) out_proj^T
 
     The same as `causal_conv1d`, `selective_scan` and matrix products, to rounding; but autograd
-    keeps x alone (2 d_model bytes a position in bfloat16) where the parts keep about
-    2 d_model + 14 channels bytes, and the backward computes everything between again: about a
-    seventh more time on a GPU.
+    keeps x alone (2 d_model bytes a position in bfloat16), and on a GPU the scan's states at its
+    chunks' starts (about a quarter of a byte a channel and position with 16 states), where the
+    parts keep about 2 d_model + 14 channels bytes. The backward computes everything between again
+    but for the scan's outputs, which its backward finds on its way where the backend can.
 
     Args:
         x: (batch, length, d_model).
