@@ -42,6 +42,7 @@ class Tuning:
 
 FORWARD = Tuning(block=512, warps=2, ahead=4)
 BACKWARD = Tuning(block=256, warps=2, ahead=4)
+_HEAVY = Tuning(block=128, warps=4, ahead=1)  # float64 and wide filters: registers run out
 _INTERPRETED = Tuning(block=16, warps=1, ahead=2, chunk=16)
 
 
@@ -274,7 +275,7 @@ def forward(
     width = weight.shape[1]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
-        tuning = _INTERPRETED if triton.knobs.runtime.interpret else tuning or FORWARD
+        tuning = tuning or _choose(x, width, FORWARD)
         rows, chunks = tuning.walk(batch, length, channels)
         source, taps = _rows(x), _at_least_two(weight)
         with on_device(x):
@@ -310,7 +311,7 @@ def backward(
         dinitial.copy_(dfinal) if given and dfinal is not None else dinitial.zero_()
         zero = x.new_zeros(channels, width + 1, dtype=dtype)
         return dx, zero[:, :width].contiguous(), zero[:, width].contiguous(), dinitial
-    tuning = _INTERPRETED if triton.knobs.runtime.interpret else tuning or BACKWARD
+    tuning = tuning or _choose(x, width, BACKWARD)
     rows, chunks = tuning.walk(batch, length, channels)
     source, incoming, taps = _rows(x), _rows(dout), _at_least_two(weight)
     padded = taps.shape[1]
@@ -326,6 +327,12 @@ def backward(
         )  # fmt: skip
     total = sums.sum(0)
     return dx, total[padded - width : padded].t().contiguous(), total[padded].clone(), dinitial
+
+
+def _choose(x: Tensor, width: int, usual: Tuning) -> Tuning:
+    if triton.knobs.runtime.interpret:
+        return _INTERPRETED
+    return _HEAVY if x.dtype == torch.float64 or width > 4 else usual
 
 
 def _rows(tensor: Tensor) -> Tensor:
