@@ -31,10 +31,10 @@ The same with real genomes:
 def _commands(out: Path) -> list[list[str]]:
     sheet, run = str(out / "genomes" / "samples.tsv"), str(out / "run")
     unknown = str(out / "genomes" / "unknown.fa.gz")
+    fit = ["fit", "--data.samples", sheet, "--data.window", "1024", "--run", run]
     return [
         ["simulate", "--out", str(out / "genomes")],
-        ["fit", "--data.samples", sheet, "--data.window", "1024", "--run", run]
-        + ["--trainer.max_time", "90s"],
+        [*fit, "--trainer.max_time", "90s"],
         ["evaluate", "--model", run, "--samples", sheet, "--split", "test"],
         ["classify", "--model", run, unknown],
         ["report", run],

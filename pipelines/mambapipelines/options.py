@@ -77,7 +77,7 @@ class TrainerOptions:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     gradient_clip_val: float = 1.0
     accumulate_grad_batches: int = 1
-    val_check_interval: int = 250
+    val_check_interval: int = 500
     patience: int = 5
     log_every_n_steps: int = 20
     checkpoint_minutes: float = 4.0

@@ -124,3 +124,12 @@ def test_durations(number, unit):
     for wrong in ("0s", "-3m", "x", "1:2"):
         with pytest.raises(UsageError):
             seconds(wrong)
+
+
+def test_dna_has_options_of_its_own_that_give_way() -> None:
+    from mambapipelines.bio.options import ModelOptions
+
+    assert ModelOptions().options_of_mixers == {"mamba": {"d_conv": 8, "d_state": 8}}
+    assert ModelOptions(mixer="s4d").options_of_mixers == {}
+    chosen = ModelOptions(mixer_options={"mamba": {"d_conv": 4}}).options_of_mixers
+    assert chosen == {"mamba": {"d_conv": 4, "d_state": 8}}

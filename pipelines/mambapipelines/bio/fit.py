@@ -100,7 +100,7 @@ def build_model(
             n_layer=options.n_layer,
             mixer=options.mixer,
             layers=options.layers,
-            mixer_options=options.mixer_options,
+            mixer_options=options.options_of_mixers,
             mlp_expand=options.mlp_expand,
             dropout=options.dropout,
             residual_dtype=options.residual_dtype,
