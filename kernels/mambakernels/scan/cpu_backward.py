@@ -15,8 +15,8 @@ channels one after another, over groups at the end (`join_parts`). Reads what th
 dout and the saved states; writes the gradients once, and (groups, batch, length, n)
 parts of dB, dC.
 
-Work for each vector of 16 states and step: 19 vector instructions to recompute, 9 to sweep, about
-6 to sum over lanes: 17 cycles for 16 states.
+Work for each vector of 16 states and step: 17 vector instructions to recompute, 9 to sweep, about
+6 to sum over lanes: 16 cycles for 16 states.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ Reads u, delta, z once and B, C once a group of channels; writes out once.
 Saves for the backward: the states that enter each tile, as (batch, tiles, blocks, n, 16).
 
 Work for each vector of 16 states and step: 14 vector instructions for the exponential (argument,
-two clamps, rounding by a large addend, remainder, degree-6 polynomial, exponent), 4 for input,
-recurrence and output; with two vector units that is 9 cycles for 16 states.
+two clamps, rounding by a large addend, remainder, degree-6 polynomial, exponent), 3 for input,
+recurrence and output; with two vector units that is 8.5 cycles for 16 states.
 """
 
 from __future__ import annotations
