@@ -130,7 +130,7 @@ def measure(row: Row, residual: str, repeats: int, compiled: bool) -> tuple[floa
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for model_gpu.csv")
     parser.add_argument("--repeats", type=int, default=7, help="timed steps a row")
     parser.add_argument("--rows", type=int, nargs="*", help="row numbers (default: all)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_stages_double_the_length_at_constant_tokens(window, tokens, first, warm
     stages = length_stages(window, tokens, first, warmup)
     assert stages[0].start == 0
     assert stages[-1].window == window
-    for shorter, longer in zip(stages, stages[1:], strict=False):
+    for shorter, longer in itertools.pairwise(stages):
         assert longer.window // 2 == shorter.window >= first
         assert shorter.start < longer.start or warmup < 1e-300
         assert longer.start <= warmup + 1e-12
