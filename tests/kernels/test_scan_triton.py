@@ -119,7 +119,7 @@ def test_interpreted() -> None:
 
 
 @pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
-@settings(max_examples=5 if INTERPRETED else 12, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=drawn_cases, chunk=st.sampled_from([3, 8, 64]), block=st.sampled_from([4, 8, 32]))
 def test_plain_kernels_agree_with_the_definition(
     place: str, case: Case, chunk: int, block: int
@@ -202,7 +202,7 @@ tuned_sizes = st.sampled_from(
 
 
 @pytest.mark.gpu
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(case=drawn_cases, chunk=st.sampled_from([16, 48, 256]), sizes=tuned_sizes)
 def test_tuned_kernels_agree_with_the_definition(case: Case, chunk: int, sizes: dict) -> None:
     sizes = {**sizes, "walk": tile(*sizes["walk"]), "gradient": tile(*sizes["gradient"])}

@@ -33,8 +33,7 @@ except ImportError:  # Gluon is young: another Triton may lack what is used of i
 
 _carry_states = Launcher(triton_carry.carry_states)
 _carry_adjoints = Launcher(triton_carry.carry_adjoints)
-_add_partials = Launcher(triton_sums.add_partials)
-_add_chunks = Launcher(triton_sums.add_chunks)
+_add_up = Launcher(triton_sums.add_up)
 
 
 def saved_shape(batch, length, channels, state, tuning: Tuning | None = None) -> tuple[int, ...]:
@@ -76,7 +75,7 @@ def _carry(p: Problem, summaries, starts, final, decay, count: int) -> None:
     _, _, channels, states = p.sizes
     copy = starts is not None and starts is not summaries
     programs, block, ahead = _carry_sizes(p)
-    _carry_states((p.key, count, starts is None, copy), programs, (
+    _carry_states((p.key, count, starts is None, copy), p.stream, programs, (
         summaries, p.A, p.initial, starts, final, decay, p.chunks, count,
         channels, states, copy, block, ahead,
     ), num_warps=1)  # fmt: skip
@@ -151,19 +150,18 @@ def backward(
             adjoints = _new_chunks(p, states)
             passes.summarise_adjoints(p, dout, adjoints)
             programs, block, ahead = _carry_sizes(p)
-            _carry_adjoints(p.key, programs, (
+            _carry_adjoints(p.key, p.stream, programs, (
                 starts, A, dfinal_state, adjoints, p.chunks, channels, states, block, ahead
             ), num_warps=1)  # fmt: skip
         sums = _new_chunks(p, states + 2)
         partials = passes.scan_gradients(
             p, dout, dfinal_state, adjoints, starts, du, ddelta, dz, out, sums, dinitial
         )
-        _add_partials(p.key, ceil_div(partials[0].numel(), 1024), (
-            partials, dB, dC, partials.shape[0], batch * length, states, 1024
-        ))  # fmt: skip
+        split = ceil_div(partials[0].numel(), 512)
         block = min(32, power_of_2(channels))
-        _add_chunks(p.key, (states + 2) * ceil_div(channels, block), (
-            sums, dA, dD, dbias, batch * p.chunks, channels, states,
-            8 if _INTERPRETED else 64, block,
+        _add_up(p.key, p.stream, split + (states + 2) * ceil_div(channels, block), (
+            partials, dB, dC, sums, dA, dD, dbias, partials.shape[0], batch * length,
+            batch * p.chunks, channels, states, split,
+            512, *((2, 8) if _INTERPRETED else (8, 64)), block,
         ))  # fmt: skip
     return du, ddelta, dA, dB, dC, dD, dz, dbias, dinitial

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from mambakernels.scan.triton_primitives import LOG2E, part
+from mambakernels.scan.triton_primitives import LOG2E, SIZES, part
 
 
 @part
@@ -31,7 +31,7 @@ def read_chunks(owns, totals, own_stride, total_stride, left, in_d, AHEAD):
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def carry_states(
     summaries, A, initial, starts, final, decay, chunks, count,
     channels: tl.constexpr, states: tl.constexpr, COPY: tl.constexpr,
@@ -88,7 +88,7 @@ def carry_states(
         tl.store(decay + own_state, decay_of(A2, whole), mask=in_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def carry_adjoints(
     starts, A, dfinal, adjoints, chunks,
     channels: tl.constexpr, states: tl.constexpr, BLOCK_D: tl.constexpr, AHEAD: tl.constexpr,

@@ -14,13 +14,16 @@ _summarise_adjoints = Launcher(triton_plain_backward.summarise_adjoints)
 _scan_gradients = Launcher(triton_plain_backward.scan_gradients)
 
 
+def _blocks(p: Problem) -> tuple[int, int]:
+    """States and channels of a program's tile; few enough for the registers of its warps."""
+    states = power_of_2(p.sizes[3])
+    most = 1024 * p.tuning.warps * 4 // p.A.element_size()
+    return states, max(4, min(p.tuning.block, most // states))
+
+
 def _programs(p: Problem, chunks: int) -> int:
     batch, _, channels, _ = p.sizes
-    return batch * chunks * ceil_div(channels, p.tuning.block)
-
-
-def _blocks(p: Problem) -> tuple[int, int]:
-    return power_of_2(p.sizes[3]), p.tuning.block
+    return batch * chunks * ceil_div(channels, _blocks(p)[1])
 
 
 def walks_whole(p: Problem) -> bool:
@@ -29,7 +32,7 @@ def walks_whole(p: Problem) -> bool:
 
 def summarise(p: Problem, summaries: Tensor, count: int) -> None:
     _, length, channels, states = p.sizes
-    _summarise((p.key, count), _programs(p, count), (
+    _summarise((p.key, count), p.stream, _programs(p, count), (
         p.u, p.delta, p.A, p.B, p.bias, p.segments, summaries,
         length, channels, states, p.chunks, p.tuning.chunk, count,
         *strides(p.u, p.delta, p.B, p.segments),
@@ -40,7 +43,7 @@ def summarise(p: Problem, summaries: Tensor, count: int) -> None:
 def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) -> None:
     _, length, channels, states = p.sizes
     key = (p.key, starts is None)
-    _scan_outputs(key, _programs(p, p.chunks), (
+    _scan_outputs(key, p.stream, _programs(p, p.chunks), (
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial, p.segments, starts, out, final,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(p.u, p.delta, p.B, p.C, p.z, p.segments),
@@ -50,7 +53,7 @@ def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) 
 
 def summarise_adjoints(p: Problem, dout: Tensor, adjoints: Tensor) -> None:
     _, length, channels, states = p.sizes
-    _summarise_adjoints(p.key, _programs(p, p.chunks - 1), (
+    _summarise_adjoints(p.key, p.stream, _programs(p, p.chunks - 1), (
         dout, p.delta, p.A, p.C, p.z, p.bias, p.segments, adjoints,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(dout, p.delta, p.C, p.z, p.segments),
@@ -69,7 +72,7 @@ def scan_gradients(
     subs = ceil_div(p.tuning.chunk, p.tuning.sub)
     scratch = p.A.new_empty(programs * (subs + p.tuning.sub) * block_n * block_d)
     partials = p.A.new_empty(ceil_div(channels, block_d), batch, length, 2, states)
-    _scan_gradients((p.key, out is None), programs, (
+    _scan_gradients((p.key, out is None), p.stream, programs, (
         dout, dfinal, adjoints, starts, p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial,
         p.segments, du, ddelta, dz, out, partials, sums, dinitial, scratch,
         items, programs, length, channels, states, p.chunks, p.tuning.chunk, p.tuning.sub,

@@ -23,6 +23,7 @@ import triton.language as tl
 from mambakernels.scan.triton_plain_forward import advance
 from mambakernels.scan.triton_primitives import (
     LOG2E,
+    SIZES,
     phi,
     row_of,
     sigmoid,
@@ -31,7 +32,7 @@ from mambakernels.scan.triton_primitives import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def summarise_adjoints(
     dout, delta, A, C, z, bias, segments, adjoints,
     length, channels, states, chunks, chunk_length,
@@ -88,7 +89,7 @@ def summarise_adjoints(
     tl.store(out + n[:, None] * channels + d[None, :], v, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def scan_gradients(
     dout, dfinal, adjoints, starts, u, delta, A, B, C, D, z, bias, initial, segments,
     du, ddelta, dz, outputs, partials, sums, dinitial, scratch,

@@ -20,6 +20,7 @@ import triton.language as tl
 
 from mambakernels.scan.triton_primitives import (
     LOG2E,
+    SIZES,
     part,
     phi,
     row_of,
@@ -46,7 +47,7 @@ def advance(
     return a * h + x
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def summarise(
     u, delta, A, B, bias, segments, summaries,
     length, channels, states, chunks, chunk_length, count,
@@ -104,7 +105,7 @@ def summarise(
     tl.store(out + states * channels + d, total, mask=in_d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def scan_outputs(
     u, delta, A, B, C, D, z, bias, initial, segments, starts, out, final,
     length, channels, states, chunks, chunk_length,

@@ -10,6 +10,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Arguments that change with a sequence's length: no reason to compile a kernel again.
+SIZES = (
+    "length", "chunks", "chunk_length", "sub_length", "count", "items", "programs", "split",
+    "groups",
+)  # fmt: skip
 LOG2E = tl.constexpr(1.4426950408889634)
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from mambakernels.scan.triton_launch import stream_of
+
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
@@ -45,8 +47,10 @@ class Tuning:
     tuned: the tuned kernels or the plain ones, where both can run.
     block, warps, sub: plain kernels: channels a program (a power of 2), warps a program, steps of
         a sub-chunk of the backward pass.
-    walk: tuned kernels, all but the gradients'.
-    whole: tuned forward: one program walks all chunks, so no summaries are needed.
+    walk, walk_registers: tuned kernels, all but the gradients': tile, and the most registers a
+        thread, so that more programs run at a time.
+    whole: tuned forward: one program walks all chunks, so no summaries are needed; few programs
+        run then, with any number of registers.
     gradient, registers: tuned gradients: tile, and the most registers a thread.
     group: tuned gradients: blocks of channels that a program takes one after the other.
     programs: backward: the most programs, each with its own scratch memory.
@@ -58,6 +62,7 @@ class Tuning:
     warps: int = 1
     sub: int = 8
     walk: Tile = Tile(steps=16, wide=1)
+    walk_registers: int | None = 128
     whole: bool = False
     gradient: Tile = Tile()
     registers: int | None = None
@@ -96,6 +101,7 @@ class Problem(NamedTuple):
     """The scan's inputs, as `op` hands them to a backend, with their sizes.
 
     key: equal for two problems only if every kernel compiled for one serves the other.
+    stream: where the kernels go.
     """
 
     u: Tensor
@@ -115,6 +121,7 @@ class Problem(NamedTuple):
     sizes: tuple[int, int, int, int]
     chunks: int
     key: Hashable
+    stream: int
 
 
 def describe(t: Tensor | None) -> Hashable:
@@ -133,7 +140,7 @@ def bundle(
     key = (sizes, tuning, softplus, zoh, reverse, u.device, *map(describe, tensors))
     return Problem(
         u, delta, A, B, C, D, z, bias, initial, segments, softplus, zoh, reverse,
-        tuning, sizes, ceil_div(sizes[1], tuning.chunk), key,
+        tuning, sizes, ceil_div(sizes[1], tuning.chunk), key, stream_of(u),
     )  # fmt: skip
 
 

@@ -56,33 +56,33 @@ def _programs(p: Problem, chunks: int) -> int:
 
 def summarise(p: Problem, summaries: Tensor, count: int) -> None:
     _, length, channels, _ = p.sizes
-    _summarise((p.key, count), _programs(p, count), (
+    _summarise((p.key, count), p.stream, _programs(p, count), (
         p.u, p.delta, p.A, p.B, p.bias, p.segments, summaries,
         length, channels, p.chunks, p.tuning.chunk, count,
         *strides(p.u, p.delta, p.B, p.segments),
         p.softplus, p.reverse, *_tile(p, p.tuning.walk),
-    ), num_warps=1)  # fmt: skip
+    ), num_warps=1, maxnreg=p.tuning.walk_registers)  # fmt: skip
 
 
 def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) -> None:
     _, length, channels, _ = p.sizes
     whole = walks_whole(p)
-    _scan_outputs((p.key, starts is None), _programs(p, 1 if whole else p.chunks), (
+    _scan_outputs((p.key, starts is None), p.stream, _programs(p, 1 if whole else p.chunks), (
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial, p.segments, starts, out, final,
         length, channels, p.chunks, p.tuning.chunk,
         *strides(p.u, p.delta, p.B, p.C, p.z, p.segments),
         p.softplus, p.reverse, whole, *_tile(p, p.tuning.walk),
-    ), num_warps=1)  # fmt: skip
+    ), num_warps=1, maxnreg=None if whole else p.tuning.walk_registers)  # fmt: skip
 
 
 def summarise_adjoints(p: Problem, dout: Tensor, adjoints: Tensor) -> None:
     _, length, channels, _ = p.sizes
-    _summarise_adjoints(p.key, _programs(p, p.chunks - 1), (
+    _summarise_adjoints(p.key, p.stream, _programs(p, p.chunks - 1), (
         dout, p.delta, p.A, p.C, p.z, p.bias, p.segments, adjoints,
         length, channels, p.chunks, p.tuning.chunk,
         *strides(dout, p.delta, p.C, p.z, p.segments),
         p.softplus, p.reverse, *_tile(p, p.tuning.walk),
-    ), num_warps=1)  # fmt: skip
+    ), num_warps=1, maxnreg=p.tuning.walk_registers)  # fmt: skip
 
 
 def scan_gradients(
@@ -97,7 +97,7 @@ def scan_gradients(
     programs = ceil_div(items, ceil_div(items, p.tuning.programs))
     scratch = p.A.new_empty(programs * (p.tuning.chunk // tile.steps) * states * tile.block)
     partials = p.A.new_empty(groups, batch, length, 2, states)
-    _scan_gradients((p.key, out is None), programs, (
+    _scan_gradients((p.key, out is None), p.stream, programs, (
         dout, dfinal, adjoints, starts, p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial,
         p.segments, du, ddelta, dz, out, partials, sums, dinitial, scratch,
         items, programs, length, channels, p.chunks, p.tuning.chunk,

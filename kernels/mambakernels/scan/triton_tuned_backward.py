@@ -9,6 +9,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from mambakernels.scan.triton_tuned_tiles import (
+    LOG2E,
+    SIZES,
     as_channels,
     as_row,
     flat,
@@ -25,11 +27,11 @@ from mambakernels.scan.triton_tuned_tiles import (
     tile_of,
 )
 from mambakernels.scan.triton_tuned_walk import (
+    load_by_channel,
     load_channels,
-    load_exponents,
-    load_initial,
     position,
     step_of,
+    store_by_state,
 )
 
 
@@ -46,7 +48,7 @@ def running_sums(tile, before, by_d: gl.constexpr):
     return found, as_channels(so_far, by_d)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def summarise_adjoints(
     dout, delta, A, C, z, bias, segments, adjoints,
     length, channels: gl.constexpr, chunks, chunk_length,
@@ -70,15 +72,16 @@ def summarise_adjoints(
     program = gl.program_id(0)
     chunk = 1 + (program // blocks) % (chunks - 1)
     batch = (program // blocks // (chunks - 1)).to(gl.int64)
-    d = (program % blocks) * D + gl.arange(0, D, layout=by_d)
+    first_d = (program % blocks) * D
+    d = first_d + gl.arange(0, D, layout=by_d)
     t = gl.arange(0, T, layout=by_t)
     in_d = d < channels
     C_tile = gl.allocate_shared_memory(gl.float32, [NP, T], flat(2))
     C_rows = C_tile._reinterpret(gl.float32, [NP, T], flat(1))
     A2 = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     v_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
-    load_exponents(A2, A, d, in_d, N)
-    load_initial(v_rows, None, d, in_d, batch, channels, N, by_d)
+    load_by_channel(A2, A, first_d, LOG2E, channels, N, WIDE)
+    load_by_channel(v_rows, None, first_d, 1.0, channels, N, WIDE)
     bias_D = load_channels(bias, d, in_d, by_d)
     total = gl.zeros([D], gl.float32, by_d)
     cut = gl.zeros([D], gl.float32, by_d)
@@ -137,6 +140,5 @@ def summarise_adjoints(
                 after = after + (before[k] + gl.sum(weighted, 0),)  # noqa: RUF005
             store_rows(v_rows, pair, after, WIDE)
         gl.thread_barrier()
-    out = adjoints + (batch * chunks + chunk) * N * channels + d
-    for n in range(N):
-        gl.store(out + n * channels, v_rows.index(n).load(by_d), mask=in_d)
+    out = adjoints + (batch * chunks + chunk) * N * channels
+    store_by_state(out, v_rows, first_d, channels, N, WIDE)

@@ -10,6 +10,8 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from mambakernels.scan.triton_tuned_tiles import (
+    LOG2E,
+    SIZES,
     as_channels,
     as_row,
     flat,
@@ -28,17 +30,17 @@ from mambakernels.scan.triton_tuned_tiles import (
     tile_of,
 )
 from mambakernels.scan.triton_tuned_walk import (
+    load_by_channel,
+    load_by_state,
     load_channels,
-    load_edge,
-    load_exponents,
-    load_initial,
     position,
     step_of,
+    store_by_state,
     walk_states,
 )
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def summarise(
     u, delta, A, B, bias, segments, summaries,
     length, channels: gl.constexpr, chunks, chunk_length, count,
@@ -61,8 +63,8 @@ def summarise(
     B_tile = gl.allocate_shared_memory(gl.float32, [NP, T], flat(2))
     A2 = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     h_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
-    load_exponents(A2, A, d, in_d, N)
-    load_initial(h_rows, None, d, in_d, batch, channels, N, by_d)
+    load_by_channel(A2, A, first_d, LOG2E, channels, N, WIDE)
+    load_by_channel(h_rows, None, first_d, 1.0, channels, N, WIDE)
     bias_D = load_channels(bias, d, in_d, by_d)
     segments_own = segments
     if segments is not None:
@@ -74,13 +76,12 @@ def summarise(
         length, channels, u_row, delta_row, B_row, segment_row,
         SOFTPLUS, REVERSE, N, T, WIDE, PAIR, MASKED,
     )  # fmt: skip
-    out = summaries + (batch * chunks + chunk) * (N + 1) * channels + d
-    for n in range(N):
-        gl.store(out + n * channels, h_rows.index(n).load(by_d), mask=in_d)
-    gl.store(out + N * channels, total, mask=in_d)
+    out = summaries + (batch * chunks + chunk) * (N + 1) * channels
+    store_by_state(out, h_rows, first_d, channels, N, WIDE)
+    gl.store(out + N * channels + d, total, mask=in_d)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def scan_outputs(
     u, delta, A, B, C, D_skip, z, bias, initial, segments, starts, out, final,
     length, channels: gl.constexpr, chunks, chunk_length,
@@ -111,7 +112,8 @@ def scan_outputs(
         first_chunk = (program // blocks) % chunks
         last_chunk = first_chunk + 1
         batch = (program // blocks // chunks).to(gl.int64)
-    d = (program % blocks) * D + gl.arange(0, D, layout=by_d)
+    first_d = (program % blocks) * D
+    d = first_d + gl.arange(0, D, layout=by_d)
     t = gl.arange(0, T, layout=by_t)
     in_d = d < channels
     B_tile = gl.allocate_shared_memory(gl.float32, [NP, T], flat(2))
@@ -120,12 +122,15 @@ def scan_outputs(
     C_rows = C_tile._reinterpret(gl.float32, [NP, T], flat(1))
     A2 = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
     h_rows = gl.allocate_shared_memory(gl.float32, [NP, D], flat(1))
-    load_exponents(A2, A, d, in_d, N)
+    load_by_channel(A2, A, first_d, LOG2E, channels, N, WIDE)
     if WHOLE:
-        load_initial(h_rows, initial, d, in_d, batch, channels, N, by_d)
+        own_initial = initial
+        if initial is not None:
+            own_initial = initial + batch * channels * N
+        load_by_channel(h_rows, own_initial, first_d, 1.0, channels, N, WIDE)
     else:
         edges = starts + (batch * chunks + first_chunk) * (N + 1) * channels
-        load_edge(h_rows, edges, d, in_d, channels, N)
+        load_by_state(h_rows, edges, first_d, channels, N, WIDE)
     bias_D = load_channels(bias, d, in_d, by_d)
     skip_D = load_channels(D_skip, d, in_d, by_d)
     u_own = u + batch * u_batch
@@ -136,12 +141,10 @@ def scan_outputs(
     for chunk in range(first_chunk, last_chunk):
         start = chunk * chunk_length
         steps = gl.minimum(chunk_length, length - start)
-        own_chunk = (batch * chunks + chunk) * (N + 1) * channels + d
+        own_chunk = (batch * chunks + chunk) * (N + 1) * channels
         if WHOLE:  # noqa: SIM102
             if starts is not None:
-                for n in range(N):
-                    h_D = h_rows.index(n).load(by_d)
-                    gl.store(starts + own_chunk + n * channels, h_D, mask=in_d)
+                store_by_state(starts + own_chunk, h_rows, first_d, channels, N, WIDE)
         total = gl.zeros([D], gl.float32, by_d)
         at = position(start, length, REVERSE)
         inside = (t < steps)[:, None] & in_d[None, :]
@@ -208,7 +211,7 @@ def scan_outputs(
             ours = in_d
             if not WHOLE:
                 ours = in_d & (chunk == chunks - 1)
-            gl.store(starts + own_chunk + N * channels, total, mask=ours)
+            gl.store(starts + own_chunk + N * channels + d, total, mask=ours)
     at_end = in_d & (last_chunk == chunks)
     for n in range(N):
         h_D = h_rows.index(n).load(by_d)

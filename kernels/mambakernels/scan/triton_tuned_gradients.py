@@ -8,7 +8,7 @@ finished, and wait in shared memory for the tile's own end, which needs them aga
 
 dB and dC are sums over channels, which lie across threads: tiles of products are turned in shared
 memory so that each thread sums a run of channels. A program's sums, over its GROUP blocks of
-channels, go to `partials`; `add_partials` (in `triton_sums`) adds those of all programs
+channels, go to `partials`; `add_up` (in `triton_sums`) adds those of all programs
 in a fixed order.
 """
 
@@ -19,6 +19,8 @@ from triton.experimental.gluon import language as gl
 
 from mambakernels.scan.triton_tuned_tiles import (
     LN2,
+    LOG2E,
+    SIZES,
     as_channels,
     as_row,
     fetch_ahead,
@@ -37,12 +39,12 @@ from mambakernels.scan.triton_tuned_tiles import (
     tile_of,
 )
 from mambakernels.scan.triton_tuned_walk import (
+    load_by_channel,
+    load_by_state,
     load_channels,
-    load_edge,
-    load_exponents,
-    load_initial,
     position,
     step_of,
+    store_by_state,
     walk_states,
 )
 
@@ -120,7 +122,7 @@ def sum_channels(parts):
     return gl.sum(gl.convert_layout(both, turned(both.shape[0])), 1)
 
 
-@gluon.jit
+@gluon.jit(do_not_specialize=SIZES)
 def scan_gradients(
     dout, dfinal, adjoints, starts, u, delta, A, B, C, D_skip, z, bias, initial, segments,
     du, ddelta, dz, out, partials, sums, dinitial, scratch,
@@ -184,12 +186,18 @@ def scan_gradients(
             at_chunk = (batch * chunks + chunk) * channels
             bias_D = load_channels(bias, d, in_d, by_d)
             skip_D = load_channels(D_skip, d, in_d, by_d)[None, :]
-            load_exponents(A2, A, d, in_d, N)
-            load_initial(dA_rows, None, d, in_d, batch, channels, N, by_d)
+            own_initial = initial
+            if initial is not None:
+                own_initial = initial + batch * channels * N
+            own_final = dfinal
+            if dfinal is not None:
+                own_final = dfinal + batch * channels * N
+            load_by_channel(A2, A, first_d, LOG2E, channels, N, WIDE)
+            load_by_channel(dA_rows, None, first_d, 1.0, channels, N, WIDE)
             if starts is not None:
-                load_edge(v_rows, starts + at_chunk * (N + 1), d, in_d, channels, N)
+                load_by_state(v_rows, starts + at_chunk * (N + 1), first_d, channels, N, WIDE)
             else:
-                load_initial(v_rows, initial, d, in_d, batch, channels, N, by_d)
+                load_by_channel(v_rows, own_initial, first_d, 1.0, channels, N, WIDE)
             u_own = u + batch * u_batch
             delta_own = delta + batch * delta_batch
             dout_own = dout + batch * dout_batch
@@ -210,9 +218,9 @@ def scan_gradients(
             for n in range(N):
                 gl.store(own + (last // T * N + n) * D + lane, v_rows.index(n).load(by_d))
             if adjoints is not None:
-                load_edge(v_rows, adjoints + at_chunk * N, d, in_d, channels, N)
+                load_by_state(v_rows, adjoints + at_chunk * N, first_d, channels, N, WIDE)
             else:
-                load_initial(v_rows, dfinal, d, in_d, batch, channels, N, by_d)
+                load_by_channel(v_rows, own_final, first_d, 1.0, channels, N, WIDE)
 
             dskip = gl.zeros([D], gl.float32, by_d)
             dbias = gl.zeros([D], gl.float32, by_d)
@@ -340,12 +348,12 @@ def scan_gradients(
                 gl.store(target, found, mask=kept_there)
                 gl.thread_barrier()
 
-            to_sums = sums + at_chunk * (N + 2) + d
-            for n in range(N):
-                gl.store(to_sums + n * channels, dA_rows.index(n).load(by_d), mask=in_d)
-                if dinitial is not None:
+            to_sums = sums + at_chunk * (N + 2)
+            store_by_state(to_sums, dA_rows, first_d, channels, N, WIDE)
+            gl.store(to_sums + N * channels + d, dskip, mask=in_d)
+            gl.store(to_sums + (N + 1) * channels + d, dbias, mask=in_d)
+            if dinitial is not None:
+                for n in range(N):
                     into = dinitial + (batch * channels + d) * N + n
                     gl.store(into, v_rows.index(n).load(by_d), mask=in_d & (chunk == 0))
-            gl.store(to_sums + N * channels, dskip, mask=in_d)
-            gl.store(to_sums + (N + 1) * channels, dbias, mask=in_d)
             gl.thread_barrier()

@@ -14,6 +14,8 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
+# Arguments that change with a sequence's length: no reason to compile a kernel again.
+SIZES = ("length", "chunks", "chunk_length", "count", "items", "programs")
 LOG2E = gl.constexpr(1.4426950408889634)
 LN2 = gl.constexpr(0.6931471805599453)
 # Added to an exponent to make the decay zero; finite, so that sums of it make no NaN.

@@ -11,7 +11,6 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from mambakernels.scan.triton_tuned_tiles import (
-    LOG2E,
     as_channels,
     as_row,
     flat,
@@ -56,31 +55,62 @@ def load_channels(base, d, in_d, layout: gl.constexpr):
         return gl.zeros(d.shape, gl.float32, layout)
 
 
-@gluon.jit
-def load_exponents(target, A, d, in_d, N: gl.constexpr):
-    """A log2(e) into shared memory, (states, channels)."""
-    for n in range(N):
-        target.index(n).store(gl.load(A + d * N + n, mask=in_d, other=0.0) * LOG2E)
+@gluon.constexpr_function
+def edge_layout(states, wide, states_first):
+    """A tile (states, channels) with all states of a channel in a thread, in either order."""
+    order = [0, 1] if states_first else [1, 0]
+    return gl.BlockedLayout([states, wide], [1, 32], [1, 1], order)
 
 
 @gluon.jit
-def load_initial(
-    target, initial, d, in_d, batch, channels: gl.constexpr, N: gl.constexpr, layout: gl.constexpr
+def edge_indices(first_d, channels: gl.constexpr, N: gl.constexpr, layout: gl.constexpr,
+                 NP: gl.constexpr, D: gl.constexpr):  # fmt: skip
+    n = gl.arange(0, NP, layout=gl.SliceLayout(1, layout))
+    d = first_d + gl.arange(0, D, layout=gl.SliceLayout(0, layout))
+    return n[:, None], d[None, :], (n < N)[:, None] & (d < channels)[None, :]
+
+
+@gluon.jit
+def load_by_channel(
+    target, base, first_d, scale: gl.constexpr, channels: gl.constexpr, N: gl.constexpr,
+    WIDE: gl.constexpr,
+):  # fmt: skip
+    """(channels, state), or zeros for None, times scale into shared memory (states, channels)."""
+    NP: gl.constexpr = target.shape[0]
+    D: gl.constexpr = target.shape[1]
+    layout: gl.constexpr = edge_layout(NP, WIDE, True)
+    n, d, inside = edge_indices(first_d, channels, N, layout, NP, D)
+    if base is not None:
+        found = gl.load(base + (d * N + n), mask=inside, other=0.0) * scale
+    else:
+        found = gl.zeros([NP, D], gl.float32, layout)
+    target._reinterpret(gl.float32, [NP, D], flat(2)).store(found)
+
+
+@gluon.jit
+def load_by_state(
+    target, base, first_d, channels: gl.constexpr, N: gl.constexpr, WIDE: gl.constexpr
 ):
-    """(batch, channels, state) or zeros into shared memory, (states, channels)."""
-    for n in range(N):
-        if initial is not None:
-            found = gl.load(initial + (batch * channels + d) * N + n, mask=in_d, other=0.0)
-        else:
-            found = gl.zeros(d.shape, gl.float32, layout)
-        target.index(n).store(found)
+    """(state, channels) into shared memory."""
+    NP: gl.constexpr = target.shape[0]
+    D: gl.constexpr = target.shape[1]
+    layout: gl.constexpr = edge_layout(NP, WIDE, False)
+    n, d, inside = edge_indices(first_d, channels, N, layout, NP, D)
+    found = gl.load(base + (n * channels + d), mask=inside, other=0.0)
+    target._reinterpret(gl.float32, [NP, D], flat(2)).store(found)
 
 
 @gluon.jit
-def load_edge(target, edges, d, in_d, channels: gl.constexpr, N: gl.constexpr):
-    """A chunk's (state, channels) into shared memory."""
-    for n in range(N):
-        target.index(n).store(gl.load(edges + n * channels + d, mask=in_d, other=0.0))
+def store_by_state(
+    base, source, first_d, channels: gl.constexpr, N: gl.constexpr, WIDE: gl.constexpr
+):
+    """(state, channels) from shared memory."""
+    NP: gl.constexpr = source.shape[0]
+    D: gl.constexpr = source.shape[1]
+    layout: gl.constexpr = edge_layout(NP, WIDE, False)
+    n, d, inside = edge_indices(first_d, channels, N, layout, NP, D)
+    found = source._reinterpret(gl.float32, [NP, D], flat(2)).load(layout)
+    gl.store(base + (n * channels + d), found, mask=inside)
 
 
 @gluon.jit
