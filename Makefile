@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO := demo
 
-.PHONY: help demo demo-audio test lint gpu-check clean check-python
+.PHONY: help demo test lint gpu-check clean check-python
 
 help:
 	@echo "make demo        simulate genomes, train, evaluate, classify, draw (under 4 minutes)"
