@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,10 +12,12 @@ from typing import Literal, NoReturn, cast, get_args
 
 from mambabio.errors import SheetError
 from mambabio.indexed import parse_region
+from mambacore.tables import read_table
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 _REQUIRED = ("label", "path")
+_OPTIONAL = ("split", "region", "circular")
 _TRUE = {"1", "true", "yes", "y", "circular"}
 _FALSE = {"0", "false", "no", "n", "linear"}
 _SEQUENCE_SUFFIXES = frozenset(
@@ -128,45 +129,8 @@ def load_samples(
 
 
 def _from_table(source: Path) -> Iterator[Sample]:
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SheetError(
-            f"{source} is not a text table (byte {error.start} is not UTF-8). Give a TSV or CSV "
-            "with the columns label and path"
-        ) from error
-    lines = text.splitlines()
-    filled = (n for n, line in enumerate(lines) if line.strip() and not line.startswith("#"))
-    first = next(filled, None)
-    if first is None:
-        raise SheetError(f"{source} is empty. It needs a header with the columns label and path")
-    delimiter = "\t" if "\t" in lines[first] else ","
-    reader = csv.reader(lines[first:], delimiter=delimiter)
-    columns = [name.strip().lower() for name in next(reader)]
-    for name in _REQUIRED:
-        if name not in columns:
-            raise SheetError(
-                f"{source} has no column {name!r}. Its header (line {first + 1}) has "
-                f"{', '.join(map(repr, columns))}; label and path are needed, split, region and "
-                "circular may stand beside them"
-            )
-    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
-    if repeated:
-        raise SheetError(f"{source}: the header has the column {repeated[0]!r} twice")
-    rows = 0
-    for cells in reader:
-        row = first + reader.line_num
-        if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):
-            continue
-        if len(cells) > len(columns):
-            raise SheetError(
-                f"{source}, line {row}: {len(cells)} fields, but the header has {len(columns)}"
-            )
-        rows += 1
-        values = {n: cell.strip() for n, cell in zip(columns, cells, strict=False)}
+    for row, values in read_table(source, _REQUIRED, _OPTIONAL, error=SheetError):
         yield _sample(source, row, values)
-    if rows == 0:
-        raise SheetError(f"{source} has a header but no rows")
 
 
 def _sample(source: Path, row: int, values: dict[str, str]) -> Sample:

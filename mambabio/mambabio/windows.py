@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from mambabio.alphabet import COMPLEMENT, PAD
 from mambabio.sheet import Split
 from mambabio.store import SequenceStore, StoredRecord
+from mambacore.draws import below, draws
 from mambacore.errors import DataError, UsageError
 
 MINIMUM_WINDOW = 64
 BLOCK = 50_000
-_DRAWS = 4  # Philox makes four 64-bit numbers a counter: one counter a window
 
 
 class WindowBatch(NamedTuple):
@@ -90,12 +90,12 @@ class TrainingWindows:
                 "at 0, rank is below the world size and a batch has at least one window"
             )
         positions = self.positions(window)
-        draws = _draws(self.seed, step, rank * batch_size, batch_size)
-        labels = _below(draws[:, 0], np.full(batch_size, len(positions.many), np.int64))
-        place = positions.first[labels] + _below(draws[:, 1], positions.many[labels])
+        numbers = draws(self.seed, step, rank * batch_size, batch_size)
+        labels = below(numbers[:, 0], np.full(batch_size, len(positions.many), np.int64))
+        place = positions.first[labels] + below(numbers[:, 1], positions.many[labels])
         row = np.searchsorted(positions.ends, place, side="right")
         from_end = positions.ends[row] - place  # 1 at the last position
-        flips = (draws[:, 2] >> np.uint64(63)).astype(bool) & self.reverse_complement
+        flips = (numbers[:, 2] >> np.uint64(63)).astype(bool) & self.reverse_complement
         tokens = np.empty((batch_size, window), np.uint8)
         ids, records = self.store.all_ids, self.store.records
         chosen = zip(positions.record[row].tolist(), from_end.tolist(), strict=True)
@@ -117,18 +117,6 @@ class TrainingWindows:
         if window not in self._positions:
             self._positions[window] = _start_positions(self.store, window)
         return self._positions[window]
-
-
-def _draws(seed: int, step: int, first_row: int, rows: int) -> NDArray[np.uint64]:
-    """(rows, 4) random 64-bit numbers; those of a row depend on (seed, step, row) alone."""
-    generator = np.random.Philox(key=seed % (1 << 128), counter=[first_row, step, 0, 0])
-    return generator.random_raw(rows * _DRAWS).reshape(rows, _DRAWS)
-
-
-def _below(draws: NDArray[np.uint64], limit: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Uniform integers from 0 to limit - 1; 53 random bits, so the limit stays far below 2^53."""
-    unit = (draws >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.minimum((unit * limit).astype(np.int64), limit - 1)
 
 
 def _start_positions(store: SequenceStore, window: int) -> _Positions:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mambabio import cache
-from mambabio.cache import atomic_path, atomic_write, default_cache_dir, lock, replace_folder
+from mambacore import cache
+from mambacore.cache import atomic_path, atomic_write, default_cache_dir, lock, replace_folder
 from mambacore.errors import DataError
 
 
@@ -166,7 +166,7 @@ def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_keeps_other_processes_out_and_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "x.lock"
     program = (
-        "import sys, time; from mambabio.cache import lock\n"
+        "import sys, time; from mambacore.cache import lock\n"
         "with lock(sys.argv[1]): print('held', flush=True); time.sleep(100)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)

@@ -1,0 +1,84 @@
+"""Tables that users write: TSV or CSV with a header, comments, and errors that name the line."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mambacore.errors import DataError
+
+
+def read_table(
+    source: Path,
+    required: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    error: type[DataError] = DataError,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a table: line number (the first line is 1) and the cells by column name.
+
+    The separator is the tab where the header has one, else the comma. Empty lines and lines that
+    start with ``#`` are skipped; column names are read without case; cells are stripped.
+
+    Args:
+        source: a UTF-8 file.
+        required: columns that must be there.
+        optional: columns that may be; others are passed on, too.
+        error: what is raised.
+
+    Raises:
+        DataError (or `error`): not a text, no header, a column missing or twice, a row longer
+            than the header, no rows.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "a.csv"
+    >>> _ = path.write_text("Path,label\\n# none yet\\na.wav, dog\\n")
+    >>> list(read_table(path, ["path"]))
+    [(3, {'path': 'a.wav', 'label': 'dog'})]
+    """
+    names = _listed(required)
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise error(
+            f"{source} is not a text table (byte {problem.start} is not UTF-8). Give a TSV or CSV "
+            f"with {names}"
+        ) from problem
+    lines = text.splitlines()
+    filled = (n for n, line in enumerate(lines) if line.strip() and not line.startswith("#"))
+    first = next(filled, None)
+    if first is None:
+        raise error(f"{source} is empty. It needs a header with {names}")
+    delimiter = "\t" if "\t" in lines[first] else ","
+    reader = csv.reader(lines[first:], delimiter=delimiter)
+    columns = [name.strip().lower() for name in next(reader)]
+    for name in required:
+        if name not in columns:
+            also = f", {', '.join(optional)} may stand beside" if optional else ""
+            raise error(
+                f"{source} has no column {name!r}. Its header (line {first + 1}) has "
+                f"{', '.join(map(repr, columns))}; it needs {names}{also}"
+            )
+    repeated = sorted({name for name in columns if name and columns.count(name) > 1})
+    if repeated:
+        raise error(f"{source}: the header has the column {repeated[0]!r} twice")
+    rows = 0
+    for cells in reader:
+        row = first + reader.line_num
+        if not any(cell.strip() for cell in cells) or cells[0].startswith("#"):
+            continue
+        if len(cells) > len(columns):
+            raise error(
+                f"{source}, line {row}: {len(cells)} fields, but the header has {len(columns)}"
+            )
+        rows += 1
+        yield row, {n: cell.strip() for n, cell in zip(columns, cells, strict=False)}
+    if rows == 0:
+        raise error(f"{source} has a header but no rows")
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"the column {names[0]}"
+    return f"the columns {', '.join(names[:-1])} and {names[-1]}"
