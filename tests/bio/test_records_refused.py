@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from record_cases import failure
+from record_cases import failure, fasta
 
 from mambabio.errors import SequenceError
 from mambabio.formats import source
