@@ -10,6 +10,7 @@ of the level below.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -107,6 +108,20 @@ class MultiScaleConfig:
             mlp_expand=self.mlp_expand,
             dropout=self.dropout,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON; `from_dict` gives the same config back."""
+        values = dataclasses.asdict(self)
+        return {**values, "pools": list(self.pools), "mixers": list(self.mixers)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MultiScaleConfig:
+        """Read what `to_dict` wrote; an unknown key is a UsageError."""
+        names = [item.name for item in dataclasses.fields(cls)]
+        for name in values:
+            if name not in names:
+                raise UsageError(f"unknown backbone setting {name!r}; accepted: {', '.join(names)}")
+        return cls(**values)
 
 
 class LevelState(NamedTuple):

@@ -7,6 +7,8 @@ from mambakernels._lazy import attach
 if TYPE_CHECKING:
     from mambaaudio.codes import CODES as CODES
     from mambaaudio.codes import code as code
+    from mambaaudio.model import WaveformModel as WaveformModel
+    from mambaaudio.model_config import WaveformConfig as WaveformConfig
     from mambaaudio.waveform import AudioInfo as AudioInfo
     from mambaaudio.waveform import probe as probe
     from mambaaudio.waveform import read as read
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 _NAMES = {
     "CODES": "codes",
     "code": "codes",
+    "WaveformConfig": "model_config",
+    "WaveformModel": "model",
     "AudioInfo": "waveform",
     "probe": "waveform",
     "read": "waveform",
