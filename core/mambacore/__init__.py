@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mambacore.generation import sample as sample
     from mambacore.heads import Pooling as Pooling
     from mambacore.language_model import LanguageModel as LanguageModel
+    from mambacore.losses import LossSum as LossSum
+    from mambacore.losses import chunked_cross_entropy as chunked_cross_entropy
     from mambacore.mixers import AttentionMixer as AttentionMixer
     from mambacore.mixers import BidirectionalMixer as BidirectionalMixer
     from mambacore.mixers import MambaMixer as MambaMixer
@@ -38,6 +40,7 @@ _NAMES: dict[str, str] = {
     "Block": "block",
     "DataError": "errors",
     "LanguageModel": "language_model",
+    "LossSum": "losses",
     "MambaMixer": "mixers",
     "Mixer": "mixers",
     "ModelConfig": "config",
@@ -47,6 +50,7 @@ _NAMES: dict[str, str] = {
     "S4DMixer": "mixers",
     "UsageError": "errors",
     "build_mixer": "mixers",
+    "chunked_cross_entropy": "losses",
     "from_pretrained": "checkpoint",
     "generate": "generation",
     "mixer_names": "mixers",
