@@ -1,0 +1,79 @@
+"""Sections that several recipes share: frozen, checked when built, free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..options import require
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """A small language model.
+
+    Args:
+        d_model: width.
+        n_layer: blocks.
+        mixer_options: options by mixer; those of mixers that are not in use are ignored.
+    """
+
+    d_model: int = 64
+    n_layer: int = 2
+    mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskTraining:
+    """Training on fresh questions, a step at a time.
+
+    Args:
+        steps: updates at most.
+        seconds: stop after that much training time; None for no limit.
+        batch: sequences a step.
+        lr: highest learning rate of AdamW.
+        warmup: fraction of the steps in which the learning rate rises from 0.
+        final: learning rate at the end as a fraction of `lr` (cosine); 1 keeps it constant.
+        weight_decay: decoupled weight decay.
+        beta2: decay of the squared gradient's running mean.
+        eps: AdamW's; small, so that small gradients still move what they agree on.
+        clip: largest norm of the gradient; 0 for none.
+        validate_every: steps between validations on fresh questions.
+        validation: questions of a validation.
+        enough: validation accuracy at which `patience` begins to count.
+        patience: validations in a row at `enough` or above that end the training; 0 never does.
+    """
+
+    steps: int = 10_000
+    seconds: float | None = None
+    batch: int = 64
+    lr: float = 1e-3
+    warmup: float = 0.02
+    final: float = 0.02
+    weight_decay: float = 0.0
+    beta2: float = 0.95
+    eps: float = 1e-8
+    clip: float = 1.0
+    validate_every: int = 500
+    validation: int = 512
+    enough: float = 1.0
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        accepted = {
+            "steps": (self.steps >= 1, "at least 1"),
+            "seconds": (self.seconds is None or self.seconds > 0, "above 0"),
+            "batch": (self.batch >= 1, "at least 1"),
+            "lr": (self.lr > 0, "above 0"),
+            "warmup": (0 <= self.warmup < 1, "at least 0 and below 1"),
+            "final": (0 <= self.final <= 1, "from 0 to 1"),
+            "weight_decay": (self.weight_decay >= 0, "at least 0"),
+            "beta2": (0 <= self.beta2 < 1, "at least 0 and below 1"),
+            "eps": (self.eps > 0, "above 0"),
+            "clip": (self.clip >= 0, "0 (none) or more"),
+            "validate_every": (self.validate_every >= 1, "at least 1"),
+            "validation": (self.validation >= 1, "at least 1"),
+            "patience": (self.patience >= 0, "0 (never) or more"),
+        }
+        for name, (good, text) in accepted.items():
+            require(good, f"--training.{name}", getattr(self, name), text)
