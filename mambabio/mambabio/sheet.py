@@ -75,7 +75,10 @@ class SampleSheet:
 
 
 def load_samples(
-    path: str | os.PathLike[str], *, labels: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    labelled: bool = True,
 ) -> SampleSheet:
     """Read and check a sample sheet (TSV or CSV), or a folder of sequence files.
 
@@ -95,6 +98,9 @@ def load_samples(
             in that order, and another label is an error. By default the labels are the sorted
             names of the sheet, where a label of ``val`` or ``test`` rows must also have
             training rows, if any row is for training.
+        labelled: False where labels do not matter (language modelling): `path` may then also be
+            one sequence file, the sheet needs no labels (a file's name up to its first dot stands
+            for a missing one), and ``val`` and ``test`` may have labels of their own.
 
     Returns:
         The sheet, with resolved paths.
@@ -117,25 +123,31 @@ def load_samples(
     source = Path(path)
     if source.is_dir():
         samples = list(_from_folder(source))
+    elif not labelled and source.is_file() and is_sequence_file(source):
+        samples = [Sample(label=_name_of(source), path=source.resolve())]
     elif source.is_file():
-        samples = list(_from_table(source))
+        samples = list(_from_table(source, labelled))
     else:
         raise SheetError(
             f"no such sample sheet or folder: {source}. Give a TSV or CSV with the columns "
             "label and path, or a folder whose files or sub-folders are the labels"
         )
     _check_sequences_are_disjoint(source, samples)
-    return SampleSheet(tuple(samples), _labels(source, samples, labels), source)
+    return SampleSheet(tuple(samples), _labels(source, samples, labels, labelled), source)
 
 
-def _from_table(source: Path) -> Iterator[Sample]:
-    for row, values in read_table(source, _REQUIRED, _OPTIONAL, error=SheetError):
-        yield _sample(source, row, values)
+def _from_table(source: Path, labelled: bool) -> Iterator[Sample]:
+    required = _REQUIRED if labelled else ("path",)
+    optional = _OPTIONAL if labelled else ("label", *_OPTIONAL)
+    for row, values in read_table(source, required, optional, error=SheetError):
+        yield _sample(source, row, values, labelled)
 
 
-def _sample(source: Path, row: int, values: dict[str, str]) -> Sample:
+def _sample(source: Path, row: int, values: dict[str, str], labelled: bool) -> Sample:
     where = f"{source}, line {row}"
     label, path = values.get("label", ""), values.get("path", "")
+    if not labelled and not label and path:
+        label = _name_of(Path(path))
     if not label:
         raise SheetError(f"{where}: the label is empty")
     if not path:
@@ -223,10 +235,14 @@ def _labelled_folder(source: Path, split: Split | None) -> Iterator[Sample]:
     if files:
         nested = {}
         for file in files:
-            nested.setdefault(file.name.split(".")[0], []).append(file)
+            nested.setdefault(_name_of(file), []).append(file)
     for label, inside in nested.items():
         for file in inside:
             yield Sample(label=label, path=file.resolve(), split=split)
+
+
+def _name_of(file: Path) -> str:
+    return file.name.split(".")[0]
 
 
 def _sequence_files(folder: Path) -> Iterator[Path]:
@@ -283,7 +299,7 @@ def _role(sample: Sample) -> str:
 
 
 def _labels(
-    source: Path, samples: Sequence[Sample], known: Sequence[str] | None
+    source: Path, samples: Sequence[Sample], known: Sequence[str] | None, labelled: bool
 ) -> tuple[str, ...]:
     if known is not None:
         for sample in samples:
@@ -294,7 +310,7 @@ def _labels(
                 )
         return tuple(known)
     trained = {s.label for s in samples if s.split in (None, "train")}
-    if trained:
+    if trained and labelled:
         for sample in samples:
             if sample.label not in trained:
                 raise SheetError(

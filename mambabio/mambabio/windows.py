@@ -56,6 +56,8 @@ class TrainingWindows:
         store: from `build_store`; its ``train`` records are used.
         seed: any integer.
         reverse_complement: give half of the windows as their reverse complement.
+        balanced: False draws among the positions of all classes alike, and takes no notice of
+            a class without a record that is long enough.
 
     Example:
         >>> from mambabio._examples import example_store
@@ -65,10 +67,18 @@ class TrainingWindows:
         ((3, 64), [64, 64, 64])
     """
 
-    def __init__(self, store: SequenceStore, *, seed: int, reverse_complement: bool = True) -> None:
+    def __init__(
+        self,
+        store: SequenceStore,
+        *,
+        seed: int,
+        reverse_complement: bool = True,
+        balanced: bool = True,
+    ) -> None:
         self.store = store
         self.seed = seed
         self.reverse_complement = reverse_complement
+        self.balanced = balanced
         self._positions: dict[int, _Positions] = {}
 
     def batch(
@@ -110,18 +120,19 @@ class TrainingWindows:
                 out[head:] = ids[record.offset : record.offset + window - head]
         if flips.any():
             tokens[flips] = COMPLEMENT[tokens[flips][:, ::-1]]
+        labels = np.array([records[index].label_id for index in positions.record[row]], np.int64)
         return WindowBatch(tokens, np.full(batch_size, window, np.int64), labels)
 
     def positions(self, window: int) -> _Positions:
         """Start positions for a window length; made once and kept."""
         if window not in self._positions:
-            self._positions[window] = _start_positions(self.store, window)
+            self._positions[window] = _start_positions(self.store, window, self.balanced)
         return self._positions[window]
 
 
-def _start_positions(store: SequenceStore, window: int) -> _Positions:
+def _start_positions(store: SequenceStore, window: int, balanced: bool) -> _Positions:
     _check_window(window)
-    by_class: list[list[tuple[int, int]]] = [[] for _ in store.labels]
+    by_class: list[list[tuple[int, int]]] = [[] for _ in (store.labels if balanced else "a")]
     longest: dict[int, StoredRecord] = {}
     for record in store.select("train"):
         best = longest.setdefault(record.label_id, record)
@@ -129,7 +140,7 @@ def _start_positions(store: SequenceStore, window: int) -> _Positions:
             longest[record.label_id] = record
         if record.length >= window:
             count = record.length if record.circular else record.length - window + 1
-            by_class[record.label_id].append((record.index, count))
+            by_class[record.label_id if balanced else 0].append((record.index, count))
     if not longest:
         raise DataError("there are no training records: the sheet needs rows for training")
     if not any(by_class):

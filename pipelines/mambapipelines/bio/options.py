@@ -9,8 +9,8 @@ from ..options import require
 
 
 @dataclass(frozen=True)
-class DataOptions:
-    """Sequences and how they are cut into windows.
+class WindowOptions:
+    """Sequences and how they are cut into windows: what every training on DNA has.
 
     Args:
         samples: sample sheet (TSV or CSV with label, path and perhaps split, region, circular) or
@@ -22,12 +22,9 @@ class DataOptions:
         length_warmup: fraction of the training before windows have their full length.
         validation: part of the training records to hold out where the sheet has no val rows.
         val_windows: validation windows to use at most, spread evenly.
-        n_policy: what happens to runs of N: cut joins what is left, split makes pieces, keep
-            reads N as a letter.
         reverse_complement: give half of the training windows as their reverse complement.
         num_workers: processes that prepare batches; 0 prepares them in the training process,
             which is fastest on a CPU.
-        baselines: also fit the k-mer baselines that the model has to beat, after the training.
         cache: folder for the encoded sequences; by default the run's own.
     """
 
@@ -38,10 +35,8 @@ class DataOptions:
     length_warmup: float = 0.75
     validation: float = 0.1
     val_windows: int = 512
-    n_policy: Literal["cut", "split", "keep"] = "cut"
     reverse_complement: bool = True
     num_workers: int = 0
-    baselines: bool = True
     cache: str | None = None
 
     def __post_init__(self) -> None:
@@ -58,13 +53,27 @@ class DataOptions:
             require(good, f"--data.{name}", getattr(self, name), text)
 
 
+@dataclass(frozen=True)
+class DataOptions(WindowOptions):
+    """Sequences and how they are cut into windows.
+
+    Args:
+        n_policy: what happens to runs of N: cut joins what is left, split makes pieces, keep
+            reads N as a letter.
+        baselines: also fit the k-mer baselines that the model has to beat, after the training.
+    """
+
+    n_policy: Literal["cut", "split", "keep"] = "cut"
+    baselines: bool = True
+
+
 # Words of 8 bases tell species apart, and a convolution of that width sees them at once.
 DNA_OPTIONS: dict[str, dict[str, Any]] = {"mamba": {"d_conv": 8, "d_state": 8}}
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The classifier's architecture.
+class BackboneOptions:
+    """What a model on DNA is built of.
 
     Args:
         d_model: width of the residual stream.
@@ -76,10 +85,6 @@ class ModelOptions:
         mlp_expand: width of a gated MLP after each mixer, in units of d_model; 0 for none.
         dropout: probability of dropping an output of a mixer or MLP in training.
         residual_dtype: what the residual stream is kept in.
-        pooling: how positions become one vector.
-        head_dropout: probability of dropping a feature before the head in training.
-        both_strands: let predictions average both strands by default.
-        label_smoothing: share of the target's probability that is spread over all classes.
     """
 
     d_model: int = 64
@@ -90,10 +95,6 @@ class ModelOptions:
     mlp_expand: float = 0.0
     dropout: float = 0.0
     residual_dtype: Literal["float32", "bfloat16", "model"] = "float32"
-    pooling: Literal["mean", "last", "max"] = "mean"
-    head_dropout: float = 0.0
-    both_strands: bool = False
-    label_smoothing: float = 0.0
 
     @property
     def options_of_mixers(self) -> dict[str, dict[str, Any]]:
@@ -103,6 +104,26 @@ class ModelOptions:
         for name, options in self.mixer_options.items():
             chosen[name] = {**chosen.get(name, {}), **options}
         return chosen
+
+
+@dataclass(frozen=True)
+class ModelOptions(BackboneOptions):
+    """The classifier's architecture.
+
+    Args:
+        pooling: how positions become one vector.
+        head_dropout: probability of dropping a feature before the head in training.
+        both_strands: let predictions average both strands by default.
+        label_smoothing: share of the target's probability that is spread over all classes.
+        init: run or model folder of a language model (`mambabio pretrain`) whose embedding and
+            backbone the training starts from; d_model, layers and mixers must be the same.
+    """
+
+    pooling: Literal["mean", "last", "max"] = "mean"
+    head_dropout: float = 0.0
+    both_strands: bool = False
+    label_smoothing: float = 0.0
+    init: str | None = None
 
     def __post_init__(self) -> None:
         require(
