@@ -1,0 +1,74 @@
+"""One symbol from scores: by temperature, top-k, top-p and the inverse of the distribution.
+
+A uniform number u in [0, 1) takes the first symbol whose cumulated probability exceeds u; in
+float64. The log-probability is the model's own, whatever the temperature.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from mambakernels._numba import jit
+
+
+@jit(inner=True)
+def log_sum(scores, first, count):
+    """log of the sum of exponentials of scores[first : first + count]; NaN stays NaN."""
+    highest = -np.inf
+    for k in range(count):
+        s = scores[first + k]
+        if not s <= highest:  # also for a NaN
+            highest = s
+    total = 0.0
+    for k in range(count):
+        total += math.exp(scores[first + k] - highest)
+    return highest + math.log(total)
+
+
+@jit(inner=True)
+def _threshold(scores, first, count, temperature, top_k, top_p):
+    """The least score that is kept; equal ones are kept together."""
+    order = np.sort(scores[first : first + count])[::-1]
+    kept = count
+    if 0 < top_k < count:
+        kept = top_k
+        while kept < count and order[kept] == order[kept - 1]:
+            kept += 1
+    if top_p < 1.0:
+        total = 0.0
+        for k in range(kept):
+            total += math.exp((order[k] - order[0]) / temperature)
+        before, k = 0.0, 0
+        while k < kept and before < top_p * total:
+            before += math.exp((order[k] - order[0]) / temperature)
+            k += 1
+        kept = max(k, 1)
+    return order[kept - 1]
+
+
+@jit(inner=True)
+def pick(scores, first, count, uniform, temperature, top_k, top_p):
+    """A symbol below `count`; the most likely one at temperature 0."""
+    best = 0
+    for k in range(count):
+        if scores[first + k] > scores[first + best]:
+            best = k
+    if temperature == 0.0:
+        return best
+    least = -np.inf
+    if 0 < top_k < count or top_p < 1.0:
+        least = _threshold(scores, first, count, temperature, top_k, top_p)
+    highest, total = scores[first + best], 0.0
+    for k in range(count):
+        if scores[first + k] >= least:
+            total += math.exp((scores[first + k] - highest) / temperature)
+    aim, summed, chosen = uniform * total, 0.0, best
+    for k in range(count):
+        if scores[first + k] >= least:
+            chosen = k
+            summed += math.exp((scores[first + k] - highest) / temperature)
+            if summed > aim:
+                break
+    return chosen
