@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mambacore.cache import replace_folder
 from mambacore.errors import DataError, UsageError
 
 CONFIG = "config.json"
@@ -39,34 +39,16 @@ def write_folder(
     """
     target = Path(os.path.abspath(folder))
     _require_replaceable(target)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.new")
-    before = target.with_name(f".{target.name}.{os.getpid()}.old")
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        (beside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            beside / WEIGHTS,
-            metadata={"format": "pt"},
-        )
-        for path in (beside / CONFIG, beside / WEIGHTS):
-            _flush(path)
-        if target.exists():
-            os.rename(target, before)
-        try:
-            os.rename(beside, target)
-        except OSError:
-            if before.exists():
-                os.rename(before, target)
-            raise
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"cannot save the model to {folder}: {error}") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(before, ignore_errors=True)
+        with replace_folder(target) as beside:
+            (beside / CONFIG).write_text(text, encoding="utf-8")
+            save_file(own, beside / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # a full disk, as Rust says it
+        raise DataError(
+            f"{folder}: the model cannot be written ({error}); nothing was replaced"
+        ) from error
 
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -117,11 +99,6 @@ def _require_replaceable(target: Path) -> None:
         raise UsageError(
             f"{target} holds other files ({other}); save the model to a new or empty folder"
         )
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mambabio.baselines_bayes import KmerCounts, NaiveBayes
 from mambabio.baselines_linear import LinearKmers, fold_strands, window_frequencies
-from mambabio.cache import atomic_path
 from mambabio.windows import WindowBatch, WindowSet
+from mambacore.cache import atomic_path
 from mambacore.errors import DataError, UsageError
 
 _LINEAR_K = 6

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mambabio.cache import replace_folder
 from mambabio.classifier_config import ClassifierConfig
 from mambacore.errors import DataError, UsageError
 
@@ -53,22 +52,9 @@ def read_config(folder: Path) -> ClassifierConfig:
 
 def save_classifier(model: SpeciesClassifier, folder: Path) -> Path:
     """Write the model folder beside and rename it; see `SpeciesClassifier.save_pretrained`."""
-    from safetensors.torch import save_file
+    from mambacore.folders import write_folder
 
-    if folder.is_dir():
-        foreign = {file.name for file in folder.iterdir()} - {CONFIG_FILE, WEIGHTS_FILE}
-        if foreign:
-            raise UsageError(
-                f"will not replace {folder} by a model: it holds {sorted(foreign)[0]}, which no "
-                "model folder has; name another folder"
-            )
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    with replace_folder(folder) as beside:
-        save_file(weights, beside / WEIGHTS_FILE, metadata={"format": "pt"})
-        text = json.dumps(model.config.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        (beside / CONFIG_FILE).write_text(text, encoding="utf-8")
+    write_folder(folder, model.config.to_dict(), model.state_dict())
     return folder
 
 

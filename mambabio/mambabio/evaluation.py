@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mambabio.cache import atomic_write
 from mambabio.metrics import ClassScore, Interval, Reliability
+from mambacore.cache import atomic_write
 from mambacore.errors import DataError
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mambabio.alphabet import Ids, encode
-from mambabio.cache import default_cache_dir, lock, replace_folder
 from mambabio.errors import SequenceError
 from mambabio.fasta_index import open_fasta, prepare
+from mambacore.cache import default_cache_dir, lock, replace_folder
 from mambacore.errors import UsageError
 
 # Letters that pass through Python text at a time, whatever is fetched.

@@ -8,10 +8,10 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
-from mambabio.cache import atomic_write
 from mambabio.kmers import INVALID, kmer_codes
 from mambabio.sheet import Split
 from mambabio.store import Log, SequenceStore, StoredRecord
+from mambacore.cache import atomic_write
 from mambacore.errors import DataError
 
 K = 31

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from mambabio.cache import atomic_path
+from mambacore.cache import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-from mambabio.cache import atomic_write
 from mambabio.evaluation import Evaluation
 from mambabio.evaluation_text import (
     CLASS_HEADER,
@@ -23,6 +22,7 @@ from mambabio.evaluation_text import (
 from mambabio.info import describe
 from mambabio.multiqc import evaluation_sections, training_sections
 from mambabio.plots import confusion_figure, save_figure, training_curves, window_figure
+from mambacore.cache import atomic_write
 from mambacore.errors import DataError
 
 Curve = tuple[list[float], list[float]]

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from mambabio.alphabet import Ids, decode, reverse_complement
-from mambabio.cache import atomic_path, atomic_write
 from mambabio.simulate_ancestor import ancestor, markov_sequence
 from mambabio.simulate_evolution import Branch, Chromosome, Rates, Sites, divergence, evolve
 from mambabio.simulate_repeats import shuffle_keeping_kmers
+from mambacore.cache import atomic_path, atomic_write
 from mambacore.errors import UsageError
 
 SPECIES = ("bonobo", "chimpanzee", "gorilla", "human", "orangutan")

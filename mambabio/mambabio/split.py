@@ -13,11 +13,11 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from mambabio.cache import atomic_write, default_cache_dir
 from mambabio.containment import contained_pairs
 from mambabio.duplicates import accession, circular_fingerprint, same_circle, strand_digest
 from mambabio.sheet import SPLITS, Sample, SampleSheet, Split
 from mambabio.store import Log, SequenceStore, StoredRecord, build_store, log_to_stderr
+from mambacore.cache import atomic_write, default_cache_dir
 from mambacore.errors import DataError, UsageError
 
 SplitBy = Literal["record", "region"]

@@ -12,7 +12,6 @@ from typing import IO, Any
 import numpy as np
 
 from mambabio.alphabet import Ids, N
-from mambabio.cache import atomic_path, atomic_write, lock
 from mambabio.duplicates import accession, strand_digest
 from mambabio.errors import SequenceError, SheetError
 from mambabio.holdout import MINIMUM_TAIL, Unit, hold_out
@@ -27,6 +26,7 @@ from mambabio.store import (
     from_index,
     to_index,
 )
+from mambacore.cache import atomic_path, atomic_write, lock
 from mambacore.errors import DataError
 
 _VERSION = 1

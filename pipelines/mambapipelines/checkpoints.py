@@ -21,9 +21,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mambacore.cache import atomic_write
 from mambacore.errors import DataError
-
-from .files import replaced
 
 POSITION = "mambapipelines_position"
 
@@ -39,7 +38,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
         # torch.save into a file reports a full disk as an unreadable internal error.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        with replaced(path, text=False) as file:
+        with atomic_write(path) as file:
             file.write(buffer.getbuffer())
 
     def load_checkpoint(

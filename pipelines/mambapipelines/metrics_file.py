@@ -6,7 +6,7 @@ import csv
 import os
 from pathlib import Path
 
-from .files import replaced
+from mambacore.cache import atomic_write
 
 Row = dict[str, float | int]
 
@@ -72,7 +72,7 @@ class MetricsFile:
         return csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
 
     def _rewrite(self) -> None:
-        with replaced(self._path) as file:
+        with atomic_write(self._path, "w") as file:
             if self._columns:
                 writer = self._writer(file)
                 writer.writeheader()

@@ -20,10 +20,11 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
+from mambacore.cache import atomic_write
 from mambacore.errors import DataError, UsageError
 
 from . import environment
-from .files import replaced, write_json
+from .files import write_json
 
 _UNFINISHED = {"config.yaml", "environment.json", "metrics.csv", "cache", "checkpoints", ".lock"}
 
@@ -184,7 +185,7 @@ class Run:
 
     def write_config(self, text: str) -> None:
         """Save the configuration."""
-        with replaced(self.config) as file:
+        with atomic_write(self.config, "w") as file:
             file.write(text)
 
     def write_environment(self, inputs: list[dict[str, Any]], notes: dict[str, Any]) -> None:

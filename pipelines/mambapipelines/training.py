@@ -168,8 +168,8 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM, after the state was saved.
         UsageError: an option that Lightning refuses.
-        DataError: a damaged checkpoint.
-        OSError: a checkpoint could not be written; the previous one is whole.
+        DataError: a damaged checkpoint, or one that could not be written; the previous one is
+            whole.
     """
     if not verbose:
         quiet.silence()

@@ -161,7 +161,7 @@ def test_foreign_folders_are_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch) -> None:
-    import safetensors.torch
+    from mambacore import folders
 
     folder = make().save_pretrained(tmp_path / "m")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
@@ -169,7 +169,7 @@ def test_a_failed_save_leaves_the_old_model(tmp_path: Path, monkeypatch) -> None
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    monkeypatch.setattr(folders, "save_file", full)
     with pytest.raises(ValueError, match="No space left"):
         make("s4d").save_pretrained(folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before

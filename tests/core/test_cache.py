@@ -142,6 +142,27 @@ def test_the_new_folder_takes_the_place_of_the_old(
     assert only(tmp_path) == ["model"]
 
 
+def test_a_failing_rename_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    with replace_folder(path) as beside:
+        (beside / "old").touch()
+    rename = os.rename
+
+    def fail(source: Path, target: Path) -> None:
+        if str(source).endswith(".tmp"):
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(cache, "_exchange", lambda *_: False)
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(DataError, match="Input/output error"), replace_folder(path) as beside:
+        (beside / "new").touch()
+    assert only(path) == ["old"]
+    assert only(tmp_path) == ["model"]
+
+
 def test_a_lock_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     inside = 0
     most = 0

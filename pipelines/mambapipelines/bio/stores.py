@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from mambabio.baselines import KmerBaselines
-from mambabio.cache import default_cache_dir
 from mambabio.classifier_config import ClassifierConfig
 from mambabio.sheet import Split, load_samples
 from mambabio.store import Log, SequenceStore, build_store
 from mambabio.windows import tile_windows
+from mambacore.cache import default_cache_dir
 from mambacore.errors import DataError
 
 from ..runs import Run

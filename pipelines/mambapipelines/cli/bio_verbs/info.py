@@ -32,7 +32,7 @@ def _model(folder: str) -> dict[str, Any]:
 
 
 def _installation() -> dict[str, Any]:
-    from mambabio.cache import default_cache_dir
+    from mambacore.cache import default_cache_dir
     from mambakernels.backends import available_backends
 
     from ... import environment
