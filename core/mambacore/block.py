@@ -7,11 +7,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from mambacore.checkpointing import run_branch
 from mambacore.config import ModelConfig
 from mambacore.mixers import build_mixer
 from mambacore.precision import accumulate_dtype
 from mambakernels import rms_norm
+from mambakernels._checks import autocast_cast
+
+_ROUND = 1024  # pieces are multiples of this where they are longer: whole chunks of the kernels
 
 
 class RMSNorm(nn.Module):
@@ -63,6 +68,10 @@ class Block(nn.Module):
         config: the model's; decides on widths, norm, residual dtype and dropout.
         mixer: name of the mixer.
 
+    Attributes, set by `mambacore.checkpointing.set_checkpointing` (they change no result):
+        checkpointing: what is kept for the backward pass: "none", "selective" or "block".
+        piece: most positions (batch x length) taken at a time, or None.
+
     Same signature as a mixer. `mix` is the form that the backbone uses: the sum is left to the
     next norm, which adds and normalises in one pass.
 
@@ -74,6 +83,8 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, mixer: str) -> None:
         super().__init__()
+        self.checkpointing = "none"
+        self.piece: int | None = None
         self.residual = config.residual_dtype
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.mixer = build_mixer(mixer, config.d_model, **config.mixer_options.get(mixer, {}))
@@ -95,14 +106,63 @@ class Block(nn.Module):
         self, x: Tensor, residual: Tensor | None, state: Any, segment_ids: Tensor | None
     ) -> tuple[Tensor, Tensor, Any]:
         """(what is to be added, residual so far, state), from the same two addends of before."""
+        mode = self.checkpointing
+        if torch.compiler.is_compiling():
+            # PyTorch's own checkpointing, which its compiler understands, and no pieces.
+            inputs = (x, residual, state, segment_ids, "none")
+            if mode == "block" and torch.is_grad_enabled():
+                return checkpoint(self._mix, *inputs, use_reentrant=False)  # pyright: ignore[reportReturnType]
+            return self._mix(*inputs)
+        span = self._span(x)
+        if span >= x.shape[1]:
+            return self._mix(x, residual, state, segment_ids, mode)
+        xs = x.split(span, 1)
+        none = (None,) * len(xs)
+        residuals = none if residual is None else residual.split(span, 1)
+        ids = none if segment_ids is None else segment_ids.split(span, 1)
+        after, streams = [], []
+        for part in zip(xs, residuals, ids, strict=True):
+            y, stream, state = self._mix(part[0], part[1], state, part[2], mode)
+            after.append(y)
+            streams.append(stream)
+        return torch.cat(after, 1), torch.cat(streams, 1), state
+
+    def _span(self, x: Tensor) -> int:
+        """Positions of a row to take at a time."""
+        split = getattr(self.mixer, "sequence_group", None) is not None
+        if self.piece is None or not self.mixer.constant_state or split:
+            return x.shape[1]
+        span = max(1, self.piece // x.shape[0])
+        return span if span < _ROUND else span // _ROUND * _ROUND
+
+    def _mix(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        state: Any,
+        segment_ids: Tensor | None,
+        mode: str,
+    ) -> tuple[Tensor, Tensor, Any]:
         kept = residual_dtype(self.residual, x.dtype)
         y, stream = self.norm(x, residual, kept)
-        y, state = self.mixer(y, state, segment_ids=segment_ids)
-        y = F.dropout(y, self.dropout, self.training)
-        if self.mlp is not None and self.norm2 is not None:
-            y, stream = self.norm2(y, stream, kept)
-            y = F.dropout(self.mlp(y), self.dropout, self.training)
-        return y, stream, state
+        if mode != "none" and self.mixer.casts_input:
+            y = autocast_cast(y)  # so that the mixer keeps this very tensor
+
+        def mixed(y: Tensor) -> tuple[Tensor, Any]:
+            y, after = self.mixer(y, state, segment_ids=segment_ids)
+            return F.dropout(y, self.dropout, self.training), after
+
+        y, after = run_branch(mode, self.norm, y, stream, mixed, random=self.training)
+        if self.mlp is None or self.norm2 is None:
+            return y, stream, after
+        y, stream = self.norm2(y, stream, kept)
+        mode = "none" if mode == "none" else "block"
+        y, _ = run_branch(mode, self.norm2, y, stream, self._gated, random=self.training)
+        return y, stream, after
+
+    def _gated(self, y: Tensor) -> tuple[Tensor, None]:
+        assert self.mlp is not None
+        return F.dropout(self.mlp(y), self.dropout, self.training), None
 
     def scale_output(self, factor: float) -> None:
         """Multiply what the block adds to the residual stream (at initialisation)."""

@@ -29,6 +29,8 @@ class Mixer(KeepsFloat32):
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Any:
+    constant_state: bool = False  # causal, and its state is of one size whatever the length
+    casts_input: bool = False  # under autocast its first act is to cast its input
         """The state before the first position; the same as passing None to `forward`.
 
         Args:

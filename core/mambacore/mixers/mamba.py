@@ -88,6 +88,9 @@ class MambaMixer(Mixer):
         d_state: int = 16,
         d_conv: int = 4,
         expand: float = 2,
+    constant_state = True
+    casts_input = True
+    keeps_input_alone = False  # set by `mambacore.checkpointing`; `recompute` comes first
         dt_rank: int | str = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
@@ -174,7 +177,9 @@ class MambaMixer(Mixer):
 
     def _recomputes(self, x: Tensor) -> bool:
         """Whether only the mixer's input is kept for the backward pass."""
-        wanted = x.is_cuda if self.recompute is None else self.recompute
+        wanted = self.recompute
+        if wanted is None:
+            wanted = x.is_cuda or self.keeps_input_alone
         return wanted and torch.is_grad_enabled() and x.shape[1] > 0
 
     def _mix(

@@ -78,6 +78,7 @@ class S4DMixer(Mixer):
     no_decay_parameters = ("log_dt", "log_A_real", "A_imag", "D")
 
     def __init__(
+    constant_state = True
         self,
         d_model: int,
         *,
