@@ -91,8 +91,13 @@ class LanguageModel(nn.Module):
 
     def logits(self, h: Tensor) -> Tensor:
         """Scores (..., vocab_size) of hidden vectors (..., d_model)."""
+        return F.linear(h, self.head_weight)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """The head's rows, (vocab_size, d_model): what `chunked_cross_entropy` needs of it."""
         head = self.embedding if self.lm_head is None else self.lm_head
-        return F.linear(h, head.weight[: self.vocab_size])
+        return head.weight[: self.vocab_size]
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mambabio.indexed import Region as Region
     from mambabio.indexed import parse_region as parse_region
     from mambabio.info import describe as describe
+    from mambabio.language import LanguageTiles as LanguageTiles
+    from mambabio.language import LanguageWindows as LanguageWindows
     from mambabio.records import Record as Record
     from mambabio.records import RecordStream as RecordStream
     from mambabio.records import read_records as read_records
@@ -44,6 +46,8 @@ _NAMES: dict[str, str] = {
     "IndexedFasta": "indexed",
     "KmerBaselines": "baselines",
     "KmerTokenizer": "tokenizers",
+    "LanguageTiles": "language",
+    "LanguageWindows": "language",
     "NucleotideTokenizer": "tokenizers",
     "Prediction": "classify",
     "Record": "records",

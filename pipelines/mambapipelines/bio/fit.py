@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from mambacore.errors import UsageError
 
 from .. import environment
 from ..cli.fit_parser import FitArguments, to_yaml
+from ..fitting import inputs_of, note_start, prolongs, run_of, say_nothing
 from ..options import TrainerOptions
 from ..progress import amount, make_progress
 from ..runs import Run
@@ -47,32 +47,18 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
     samples = Path(data_options.samples).expanduser().absolute()
     sheet = load_samples(samples)
     model = build_model(arguments.sections["model"], data_options, sheet, arguments.seed)
-    if arguments.resume is not None:
-        run = Run.open(arguments.resume, leader=leader)
-        _refuse_if_finished(run, arguments)
+    if arguments.resume is None and arguments.sections["model"].init:
+        notes = _start_from(model, arguments.sections["model"].init)
     else:
-        assert arguments.run is not None
-        run = Run.create(arguments.run, leader=leader)
-    try:
-        _fit(arguments, run, sheet, samples, model, leader=leader, verbose=verbose)
-    finally:
-        run.release()
+        notes = {}
+    with run_of(arguments, leader=leader) as run:
+        _fit(arguments, run, sheet, samples, model, notes, leader=leader, verbose=verbose)
 
 
-def _refuse_if_finished(run: Run, arguments: FitArguments) -> None:
-    if run.finished and not _prolongs(arguments):
-        run.release()
-        raise UsageError(
-            f"nothing to resume in {run.folder}: the training has ended and its model is in "
-            f"{run.model}. To train on, raise --trainer.max_steps, --trainer.max_time or "
-            "--trainer.patience."
-        )
+def _start_from(model: SpeciesClassifier, folder: str) -> dict[str, Any]:
+    from mambabio.language import start_from
 
-
-def _prolongs(arguments: FitArguments) -> bool:
-    return any(
-        f"trainer.{name}" in arguments.overrides for name in ("max_steps", "max_time", "patience")
-    )
+    return {"init": start_from(model, Path(folder).expanduser())}
 
 
 def build_model(
@@ -92,19 +78,9 @@ def build_model(
 
     from mambabio.classifier import SpeciesClassifier
     from mambabio.classifier_config import ClassifierConfig
-    from mambacore.config import ModelConfig
 
     config = ClassifierConfig(
-        model=ModelConfig(
-            d_model=options.d_model,
-            n_layer=options.n_layer,
-            mixer=options.mixer,
-            layers=options.layers,
-            mixer_options=options.options_of_mixers,
-            mlp_expand=options.mlp_expand,
-            dropout=options.dropout,
-            residual_dtype=options.residual_dtype,
-        ),
+        model=options.model_config(),
         labels=sheet.labels,
         window=data.window,
         pooling=options.pooling,
@@ -122,6 +98,7 @@ def _fit(
     sheet: SampleSheet,
     samples: Path,
     model: SpeciesClassifier,
+    notes: dict[str, Any],
     *,
     leader: bool,
     verbose: bool,
@@ -134,7 +111,7 @@ def _fit(
     data_options: DataOptions = arguments.sections["data"]
     trainer_options: TrainerOptions = arguments.sections["trainer"]
     progress = make_progress() if leader else None
-    say = progress.say if progress else _ignore
+    say = progress.say if progress else say_nothing
     # A folder is where it is, wherever the run is resumed from.
     data_options = dataclasses.replace(data_options, samples=str(samples))
     config = {**arguments.config(), "data": dataclasses.asdict(data_options)}
@@ -152,10 +129,8 @@ def _fit(
     if data.validation is None:
         say("no validation records: the last state is taken, and nothing stops early")
     if leader:
-        if arguments.resume is not None and run.environment.is_file():
-            run.note(resumed={**environment.describe(), "overrides": dict(arguments.overrides)})
-        else:
-            run.write_environment(_inputs(samples, store), {"dropped": dict(store.dropped_counts)})
+        notes = {"dropped": dict(store.dropped_counts), **notes}
+        note_start(run, arguments, inputs_of(samples, store.inputs), notes)
     parameters = sum(p.numel() for p in model.parameters())
     say(
         f"training {amount(parameters)} parameters on {len(store.select('train')):,} records, "
@@ -172,7 +147,7 @@ def _fit(
         trainer_options=trainer_options,
         optimizer_options=arguments.sections["optimizer"],
         progress=progress,
-        extended=_prolongs(arguments),
+        extended=prolongs(arguments),
         verbose=verbose,
     )
     if leader:
@@ -182,22 +157,6 @@ def _fit(
         if data_options.baselines:
             fit_baselines(store, data_options.window, say).save(run.baselines(data_options.window))
         run.note(finished=environment.now(), outcome=dataclasses.asdict(outcome))
-
-
-def _ignore(text: str) -> None:
-    """Ranks other than the first say nothing."""
-
-
-def _inputs(samples: Path, store: SequenceStore) -> list[dict[str, Any]]:
-    inputs: list[dict[str, Any]] = [dict(entry) for entry in store.inputs]
-    if samples.is_file():
-        sheet = {
-            "path": str(samples),
-            "bytes": os.path.getsize(samples),
-            "sha256": environment.sha256(samples),
-        }
-        inputs.insert(0, sheet)
-    return inputs
 
 
 def export(

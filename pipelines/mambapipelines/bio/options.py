@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mambacore.config import ModelConfig
+
 from ..options import require
 
 
@@ -104,6 +106,20 @@ class BackboneOptions:
         for name, options in self.mixer_options.items():
             chosen[name] = {**chosen.get(name, {}), **options}
         return chosen
+
+    def model_config(self, vocab_size: int | None = None) -> ModelConfig:
+        """The backbone's configuration, or with a vocabulary a language model's."""
+        return ModelConfig(
+            vocab_size=vocab_size,
+            d_model=self.d_model,
+            n_layer=self.n_layer,
+            mixer=self.mixer,
+            layers=self.layers,
+            mixer_options=self.options_of_mixers,
+            mlp_expand=self.mlp_expand,
+            dropout=self.dropout,
+            residual_dtype=self.residual_dtype,
+        )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ PROGRAM = Program(
     description="Train a species classifier on sequence files, and classify sequences with it.",
     verbs=(
         Verb("fit", f"{_VERBS}.fit", "train on a sample sheet into a run folder, or resume a run"),
+        Verb(
+            "pretrain", f"{_VERBS}.pretrain", "train a language model on sequences without labels"
+        ),
         Verb("evaluate", f"{_VERBS}.evaluate", "score a model beside chance and k-mer baseline"),
         Verb("classify", f"{_VERBS}.classify", "label the records of sequence files (TSV)"),
         Verb("report", f"{_VERBS}.report", "draw a run: curves, confusion, accuracy by length"),

@@ -1,0 +1,85 @@
+"""The language model's training: loss in chunks, validation figures, optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from mambabio.language import SCORED
+from mambacore.language_model import LanguageModel
+from mambacore.losses import LossSum, chunked_cross_entropy
+from mambacore.optim import parameter_groups
+
+from ..options import OptimizerOptions
+from .data import Batch
+
+BITS = 1 / math.log(2)
+
+
+class LanguageModule(LightningModule):
+    """Trains a `mambacore.LanguageModel` to predict the next base.
+
+    loss = nats a scored base, the mean over all ranks' scored bases: each rank gives its sum
+    divided by the mean count of a rank, so that the average over ranks is the mean over bases,
+    however the bases are dealt out.
+
+    Args:
+        model: causal, with DNA's vocabulary.
+        optimizer: AdamW's settings; the learning rate's schedule is the run's.
+    """
+
+    def __init__(self, model: LanguageModel, optimizer: OptimizerOptions) -> None:
+        super().__init__()
+        self.model = model
+        self._optimizer = optimizer
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def loss_sum(self, batch: Batch, state: Any = None) -> tuple[LossSum, Any]:
+        """Nats and bases of a batch (or a stretch of one), and the state after it."""
+        hidden, state = self.model.hidden(batch.tokens, state, segment_ids=batch.segments)
+        loss = chunked_cross_entropy(
+            hidden, self.model.head_weight, batch.targets, mask=batch.targets < SCORED
+        )
+        return loss, state
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss, also in bits."""
+        (total, _), _ = self.loss_sum(batch)
+        loss = total / self._count_a_rank(batch)
+        return {"loss": loss, "bits": loss.detach() * BITS}
+
+    def _count_a_rank(self, batch: Batch) -> Tensor:
+        """Scored bases of this step, the mean over ranks, at least 1."""
+        count = (batch.targets < SCORED).sum().float()
+        if self.trainer.world_size > 1:
+            count = self.trainer.strategy.reduce(count, reduce_op="mean")
+            assert isinstance(count, Tensor)
+        return count.clamp(min=1)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count nats and bases."""
+        (total, counted), _ = self.loss_sum(batch)
+        self._sums += torch.stack([total.double(), counted.double()])
+
+    def on_validation_epoch_end(self) -> None:
+        """``val/loss`` (nats), ``val/bits`` and ``val/perplexity`` a base, over all ranks."""
+        sums = self._sums
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            assert isinstance(sums, Tensor)
+        loss = sums[0] / sums[1].clamp(min=1)
+        self.log_dict({"val/loss": loss, "val/bits": loss * BITS, "val/perplexity": loss.exp()})
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW without weight decay on norms, biases, A_log, D and the delta bias."""
+        options = self._optimizer
+        settings: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
+        return torch.optim.AdamW(parameter_groups(self.model, options.weight_decay), **settings)
