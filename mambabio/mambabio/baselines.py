@@ -50,7 +50,8 @@ class KmerBaselines:
     """Fitted k-mer classifiers for windows of one length.
 
     labels: class names. window: bases. members: a linear classifier on 6-mers and naive Bayes,
-    its k chosen. best: the better one, by validation, the one that a model has to beat.
+    its k chosen. best: the better one by validation. An evaluation shows both, and the one that a
+    model has to beat there is the better on the windows scored: validation may not tell.
     """
 
     labels: tuple[str, ...]

@@ -22,8 +22,8 @@ Log = Callable[[str], None]
 class Rivals:
     """What the baselines reach.
 
-    scores: of every one. best: of the one that did best on validation; best_right: (n,) where it
-    is right. reason: why there is none.
+    scores: of every one. best: of the one that does best on these very windows, which is strict
+    on the model; best_right: (n,) where it is right. reason: why there is none.
     """
 
     scores: tuple[BaselineScore, ...] = ()
@@ -49,15 +49,15 @@ class Rivals:
                 f"{', '.join(baselines.labels)}; the windows to score have {tiles.window} bases "
                 f"and the classes {', '.join(tiles.store.labels)}"
             )
-        scores = []
-        best = right = None
+        scores: list[BaselineScore] = []
+        right: list[NDArray[np.bool_]] = []
         for member in baselines.members:
             called = baselines.predict_log_proba(tiles, member).argmax(axis=1)
             s = score(tiles.labels, called, tiles.store.labels)
             scores.append(BaselineScore(member.kind, member.k, s.accuracy, s.macro_accuracy))
-            if member == baselines.best:
-                best, right = scores[-1], called == tiles.labels
-        return cls(tuple(scores), best, right)
+            right.append(called == tiles.labels)
+        best = int(np.argmax([s.macro_accuracy for s in scores]))
+        return cls(tuple(scores), scores[best], right[best])
 
 
 def fit_baselines(store: SequenceStore, window: int, *, log: Log | None = None) -> KmerBaselines:
