@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambabio.baselines import KmerBaselines
+from mambabio.baselines_n import n_only_accuracy
 from mambabio.calibration import fit_temperature
 from mambabio.classifier import SpeciesClassifier
 from mambabio.evaluation import Evaluation, SubsetScore
@@ -90,6 +91,7 @@ def evaluate(
     window: int | None = None,
     baselines: KmerBaselines | None = None,
     fit_baselines: bool = True,
+    with_n: SequenceStore | None = None,
     batch_size: int | None = None,
     both_strands: bool | None = None,
     precision: str = "float32",
@@ -109,6 +111,8 @@ def evaluate(
         baselines: k-mer classifiers fitted for this window length; fitted here by default, on
             the store's training records.
         fit_baselines: whether to do that.
+        with_n: the same sheet's store with ``n_policy="keep"``, for what a classifier that sees
+            only runs of N reaches; `store` itself where it is such a one, else not looked at.
         batch_size, both_strands, precision: as for `mambabio.classify.classify`.
         near_duplicates: places in `store.records` that are nearly in the training data, for the
             figures without them; looked for in the test split by default, none if empty.
@@ -143,6 +147,11 @@ def evaluate(
         paired = macro_interval(right.astype(np.float64) - rivals.best_right)
         advantage = figures.macro_accuracy - rivals.best.macro_accuracy, paired
     subset = None
+    if with_n is None and store.n_policy == "keep":
+        with_n = store
+    n_only = None
+    if with_n is not None and with_n.select("train"):
+        n_only = n_only_accuracy(with_n, window, split=split)
     if near_duplicates is None and split == "test":
         near_duplicates = known_near_duplicates(store, split, log=log)
     if near_duplicates:
@@ -175,6 +184,7 @@ def evaluate(
         dropped=_dropped(store, tiles),
         excluding_near_duplicates=subset,
         both_strands=scorer.both_strands,
+        n_only=n_only,
     )
 
 

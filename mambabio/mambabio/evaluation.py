@@ -55,9 +55,11 @@ class Evaluation:
     accuracy: over all windows. macro_accuracy: mean recall of the classes that occur; interval:
     its 95 % bootstrap interval, resampling genomes or 50 kb blocks. f1: macro. mcc: Matthews
     correlation. chance: accuracy of guessing, 1 / classes. majority: accuracy of always calling
-    the largest class. baseline: the k-mer classifier that did best on validation, beating which
-    is what the model is for; advantage: model minus baseline in macro accuracy, paired, with its
-    interval; baselines: all of them. no_baseline: why there is none. per_class: a `ClassScore`
+    the largest class. baseline: the k-mer classifier that does best on these windows, beating
+    which is what the model is for; advantage: model minus baseline in macro accuracy, paired, with
+    its interval; baselines: all of them. no_baseline: why there is none. n_only: macro accuracy of
+    a tree that sees only the runs of N, in windows of the sequences before N was cut: how far that
+    shortcut goes; None where it was not looked at. per_class: a `ClassScore`
     a label. confusion: (true, called) counts. reliability, temperature: calibration, fitted on
     validation. dropped: reason to number of records left out. excluding_near_duplicates: the
     figures without records that are nearly in the training data. trained_window: the model's.
@@ -88,6 +90,7 @@ class Evaluation:
     dropped: Mapping[str, int]
     excluding_near_duplicates: SubsetScore | None
     both_strands: bool = False
+    n_only: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None. `from_dict` reads them back."""
@@ -112,6 +115,7 @@ class Evaluation:
             and {"macro_accuracy": self.advantage[0], **_interval_entries(self.advantage[1])},
             "baselines": [_baseline_entry(b) for b in self.baselines],
             "no_baseline": self.no_baseline,
+            "n_only": self.n_only,
             "f1": self.f1,
             "mcc": self.mcc,
             "per_class": {c.label: _without(asdict(c), "label") for c in self.per_class},

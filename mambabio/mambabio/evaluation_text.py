@@ -16,6 +16,8 @@ def summary_rows(e: Evaluation) -> list[tuple[str, str, str, str]]:
     for b in e.baselines:
         best = " (the baseline)" if b == e.baseline else ""
         rows.append((f"{b.name}{best}", f"{b.macro_accuracy:.3f}", "", f"{b.accuracy:.3f}"))
+    if e.n_only is not None:
+        rows.append(("runs of N alone, before the cut", f"{e.n_only:.3f}", "", ""))
     present = sum(c.support > 0 for c in e.per_class)
     rows.append(("always the largest class", f"{1 / present:.3f}", "", f"{e.majority:.3f}"))
     rows.append(("chance", f"{e.chance:.3f}", "", f"{e.chance:.3f}"))

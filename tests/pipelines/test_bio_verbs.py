@@ -122,6 +122,7 @@ def test_evaluate_prints_one_json_object(trained, sheet, capsys):
     assert result["chance"] == 0.5
     wanted = {"accuracy", "macro_accuracy", "interval", "baseline", "dropped", "per_class"}
     assert wanted <= result.keys()
+    assert result["n_only"] == 0.5  # these sequences hold no N
     assert (trained / "evaluation" / "test-128.json").is_file()
     code, out, _ = run_cli(
         capsys, "evaluate", "--model", trained / "model", "--samples", sheet, "--no-baseline"
@@ -175,6 +176,7 @@ def test_report_and_info(trained, sheet, capsys):
     assert page.is_file()
     assert {"training.png", "confusion.png"} <= {p.name for p in page.parent.iterdir()}
     assert list(page.parent.glob("*_mqc.json"))
+    assert "runs of N alone" not in page.read_text()  # --no-baseline
     code, out, _ = run_cli(capsys, "info", trained, "--json")
     assert json.loads(out)["labels"] == ["poor", "rich"]
     code, out, _ = run_cli(capsys, "info")

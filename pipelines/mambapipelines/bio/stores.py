@@ -10,7 +10,7 @@ import yaml
 from mambabio.baselines import KmerBaselines
 from mambabio.classifier_config import ClassifierConfig
 from mambabio.sheet import Split, load_samples
-from mambabio.store import Log, SequenceStore, build_store
+from mambabio.store import Log, NPolicy, SequenceStore, build_store
 from mambabio.windows import tile_windows
 from mambacore.cache import default_cache_dir
 from mambacore.errors import DataError
@@ -27,12 +27,18 @@ def run_of(path: Path) -> Path | None:
 
 
 def store_for(
-    config: ClassifierConfig, samples: Path, run: Path | None, *, log: Log
+    config: ClassifierConfig,
+    samples: Path,
+    run: Path | None,
+    *,
+    n_policy: NPolicy | None = None,
+    log: Log,
 ) -> SequenceStore:
     """The store of a sheet, cut and held out as the model's training did it.
 
     With a run its options (held-out part, seed, cache) are used, so that the training's own store
-    is found again and its validation records are the same.
+    is found again and its validation records are the same. `n_policy` takes the place of the
+    model's.
 
     Raises:
         DataError: the sheet or a file is wrong, or has a label that the model does not know.
@@ -47,7 +53,7 @@ def store_for(
     return build_store(
         sheet,
         cache,
-        n_policy=config.n_policy,
+        n_policy=n_policy or config.n_policy,
         validation=options.get("validation", 0.1),
         seed=seed,
         log=log,

@@ -44,7 +44,11 @@ def _parser(prog: str) -> Parser:
         default=None,
         help="average both strands of every window (default: as the model was made)",
     )
-    parser.add_argument("--no-baseline", action="store_true", help="do not fit the k-mer baselines")
+    parser.add_argument(
+        "--no-baseline",
+        action="store_true",
+        help="leave out the k-mer baselines and what N alone would tell",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     add_inference(parser)
     return parser
@@ -61,10 +65,15 @@ def main(argv: list[str], prog: str) -> int:
     device = device_of(arguments)
     model = SpeciesClassifier.from_pretrained(arguments.model, device=device)
     run = run_of(Path(arguments.model))
-    store = store_for(model.config, Path(arguments.samples), run, log=_log)
+    samples = Path(arguments.samples)
+    store = store_for(model.config, samples, run, log=_log)
     window = arguments.window or model.config.window
     if arguments.window:
         check_window(store, arguments.split, window)
+    with_n = None
+    if not arguments.no_baseline and model.config.n_policy != "keep" and store.select("train"):
+        _log("reading the sequences with their N too, for what N alone would tell")
+        with_n = store_for(model.config, samples, run, n_policy="keep", log=lambda line: None)
     evaluation = evaluate(
         model,
         store,
@@ -72,6 +81,7 @@ def main(argv: list[str], prog: str) -> int:
         window=window,
         baselines=None if arguments.no_baseline else saved_baselines(run, window),
         fit_baselines=not arguments.no_baseline,
+        with_n=with_n,
         batch_size=arguments.batch_size,
         both_strands=arguments.both_strands,
         precision=precision_of(arguments, device),
