@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambacore.errors import UsageError
+
+if TYPE_CHECKING:
+    from mambacore.parallel import SequenceGroup
 
 KINDS = ("mean", "last", "max")
 
@@ -23,7 +26,7 @@ class PoolState(NamedTuple):
     seen: Tensor
 
 
-class Pooling:
+class Pooling(nn.Module):
     """Mean, last or largest of a sequence's vectors, over its valid positions.
 
     Args:
@@ -31,7 +34,9 @@ class Pooling:
 
     ``pool(hidden, lengths)`` pools a whole sequence. For a sequence in chunks: `start`, then
     `update` with each, then `finish`; the results agree to rounding, because the mean is summed
-    in float64. A row without a single valid position gives zeros.
+    in float64. A row without a single valid position gives zeros. Where several processes hold
+    the sequence (`mambacore.parallel.split_sequence`), hidden and lengths are those of the own
+    part, and every process gets the pooled whole.
 
     >>> pool = Pooling("mean")
     >>> hidden = torch.tensor([[[1.0], [3.0], [99.0]]])
@@ -42,15 +47,22 @@ class Pooling:
     tensor([[2.]])
     """
 
+    splits = True
+    sequence_group: SequenceGroup | None = None
+
     def __init__(self, kind: str) -> None:
+        super().__init__()
         if kind not in KINDS:
             raise UsageError(f"pooling {kind!r} is not one of {', '.join(KINDS)}")
         self.kind = kind
 
-    def __call__(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, lengths: Tensor | None = None) -> Tensor:
         """(batch, length, d) to (batch, d)."""
         state = self.start(hidden.shape[0], hidden.shape[2], hidden.device)
-        return self.finish(self.update(state, hidden, lengths))
+        state = self.update(state, hidden, lengths)
+        if self.sequence_group is not None:
+            state = self._join(state, self.sequence_group)
+        return self.finish(state)
 
     def start(self, batch: int, d: int, device: torch.device | str = "cpu") -> PoolState:
         """The state before the first chunk."""
@@ -103,6 +115,18 @@ class Pooling:
         if self.kind == "max":
             return torch.where((state.seen > 0)[:, None], state.value, 0.0)
         return state.value
+
+    def _join(self, own: PoolState, group: SequenceGroup) -> PoolState:
+        """The state of the whole from each part's."""
+        values = group.gather(own.value)
+        seen = torch.stack([part[0] for part in group.exchange(own.seen)])
+        if self.kind == "mean":
+            return PoolState(values.sum(0), seen.sum(0))
+        if self.kind == "max":
+            return PoolState(values.amax(0), seen.sum(0))
+        part = torch.arange(group.size, device=seen.device)[:, None]
+        last = torch.where(seen > 0, part, 0).amax(0)
+        return PoolState(values[last, torch.arange(len(last), device=last.device)], seen.sum(0))
 
     @staticmethod
     def _sum(hidden: Tensor, valid: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ forward pass and once more in the backward pass; between the two nothing is kept
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 
 from mambacore.errors import UsageError
 from mambacore.precision import accumulate_dtype
+
+if TYPE_CHECKING:
+    from mambacore.parallel import SequenceGroup
 
 _LOGITS_AT_ONCE = 1 << 22
 
@@ -33,6 +36,13 @@ class LossSum(NamedTuple):
     def mean(self) -> Tensor:
         """Nats a counted position; 0 where none counts."""
         return self.total / self.counted.clamp(min=1)
+
+    def over(self, group: SequenceGroup | None) -> LossSum:
+        """The sum over all parts of a sequence that several processes hold: the same on each."""
+        if group is None or group.size == 1:
+            return self
+        counted = sum(part[0] for part in group.exchange(self.counted))
+        return LossSum(group.sum(self.total), torch.as_tensor(counted))
 
 
 def chunked_cross_entropy(

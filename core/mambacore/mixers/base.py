@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from mambacore.errors import UsageError
 from mambacore.precision import KeepsFloat32
 from mambacore.segments import check_segment_ids
+
+if TYPE_CHECKING:
+    from mambacore.parallel import SequenceGroup
 
 
 class Mixer(KeepsFloat32):
@@ -20,17 +23,22 @@ class Mixer(KeepsFloat32):
     step at a time give the same outputs, to rounding. With `segment_ids` (batch, length), the
     state is reset wherever the id changes, also between the last position of one chunk and the
     first of the next; without them the chunk continues the state's segment.
+
+    `splits` says whether the mixer can work on its part of a sequence that several processes hold;
+    `sequence_group` is who they are (set by `mambacore.parallel.split_sequence`).
     """
 
     causal: bool = True
+    splits: bool = False
+    sequence_group: SequenceGroup | None = None
+    constant_state: bool = False  # causal, and its state is of one size whatever the length
+    casts_input: bool = False  # under autocast its first act is to cast its input
     d_model: int
     out_proj: nn.Linear
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Any:
-    constant_state: bool = False  # causal, and its state is of one size whatever the length
-    casts_input: bool = False  # under autocast its first act is to cast its input
         """The state before the first position; the same as passing None to `forward`.
 
         Args:
@@ -64,6 +72,13 @@ class Mixer(KeepsFloat32):
             raise UsageError(
                 f"the state is of {state.segment.shape[0]} rows, the input of {batch}; "
                 "use mambacore.state.select to take rows of a state"
+            )
+
+    def _check_group(self, state: Any) -> None:
+        if state is not None:
+            raise UsageError(
+                "a sequence that is split over processes takes no state: each part's comes from "
+                "the part before it; start without one, or call split_sequence(model, None) first"
             )
 
     def _place(

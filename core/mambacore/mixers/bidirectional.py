@@ -36,6 +36,7 @@ class BidirectionalMixer(Mixer):
     """
 
     causal = False
+    splits = True
 
     def __init__(
         self,
@@ -63,10 +64,13 @@ class BidirectionalMixer(Mixer):
         self._check(x, segment_ids)
         if state is not None:
             raise UsageError(_NO_STATE)
-        forward, _ = self.left(x, segment_ids=segment_ids)
+        group = self.sequence_group
+        here = {} if group is None else {"group": group}
+        there = {} if group is None else {"group": group.reversed()}
+        forward, _ = self.left(x, segment_ids=segment_ids, **here)
         flipped = None if segment_ids is None else segment_ids.flip(1)
         right = self.left if self.right is None else self.right
-        backward, _ = right(x.flip(1), segment_ids=flipped)
+        backward, _ = right(x.flip(1), segment_ids=flipped, **there)
         return forward + backward.flip(1), None
 
     def initial_state(

@@ -95,13 +95,11 @@ def convolve(
     y = torch.fft.irfft(torch.fft.rfft(u, tables.size) * tables.spectrum[:, None], tables.size)[
         ..., :length
     ]
+    if carried is not None:
+        y = y + respond(system, tables, carried, length)
     width = tables.fine.shape[-1]
     parts = math.ceil(length / width)
     coarse = tables.coarse[:, :parts]
-    if carried is not None:
-        entry = (2 * system.c * system.power(1))[:, None] * carried
-        left = _pair(entry[:, :, None] * coarse[:, None]).flatten(1, 2)
-        y = y + (left @ tables.fine).view(channels, batch, -1)[..., :length]
     # Zeros on the left change no exponent.
     padded = torch.nn.functional.pad(u, (parts * width - length, 0))
     local = padded.reshape(channels, batch * parts, width) @ tables.fine.flip(2).transpose(1, 2)
@@ -110,6 +108,14 @@ def convolve(
     if carried is not None:
         final = final + system.power(length)[:, None] * carried
     return y, final
+
+
+def respond(system: Diagonal, tables: Tables, carried: Tensor, length: int) -> Tensor:
+    """(d, B, L): what a state (d, B, n) before the first of `length` positions adds to outputs."""
+    parts = math.ceil(length / tables.fine.shape[-1])
+    entry = (2 * system.c * system.power(1))[:, None] * carried
+    left = _pair(entry[:, :, None] * tables.coarse[:, None, :parts]).flatten(1, 2)
+    return (left @ tables.fine).view(*carried.shape[:2], -1)[..., :length]
 
 
 def step(system: Diagonal, u: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:

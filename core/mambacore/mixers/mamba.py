@@ -7,7 +7,7 @@ W convolution width.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,19 @@ from mambacore.errors import UsageError
 from mambacore.init import inverse_softplus, log_uniform, real_a_log
 from mambacore.mixers.base import Mixer
 from mambacore.mixers.registry import register_mixer
+from mambacore.parallel import handover
 from mambacore.precision import accumulate_dtype
 from mambacore.segments import continues, keep_rows, last_segment
-from mambakernels import causal_conv1d, mamba_mixer, selective_scan, selective_state_step
+from mambakernels import (
+    causal_conv1d,
+    mamba_mixer,
+    scan_summary,
+    selective_scan,
+    selective_state_step,
+)
+
+if TYPE_CHECKING:
+    from mambacore.parallel import SequenceGroup
 
 
 class MambaState(NamedTuple):
@@ -78,6 +88,10 @@ class MambaMixer(Mixer):
     True
     """
 
+    constant_state = True
+    casts_input = True
+    splits = True
+    keeps_input_alone = False  # set by `mambacore.checkpointing`; `recompute` comes first
     float32_parameters = ("A_log", "D", "dt_proj.bias")
     no_decay_parameters = ("A_log", "D", "dt_proj.bias")
 
@@ -88,9 +102,6 @@ class MambaMixer(Mixer):
         d_state: int = 16,
         d_conv: int = 4,
         expand: float = 2,
-    constant_state = True
-    casts_input = True
-    keeps_input_alone = False  # set by `mambacore.checkpointing`; `recompute` comes first
         dt_rank: int | str = "auto",
         dt_min: float = 0.001,
         dt_max: float = 0.1,
@@ -144,10 +155,23 @@ class MambaMixer(Mixer):
             self.dt_proj.bias.copy_(inverse_softplus(delta))
 
     def forward(
-        self, x: Tensor, state: MambaState | None = None, *, segment_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        state: MambaState | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        group: SequenceGroup | None = None,
     ) -> tuple[Tensor, MambaState]:
-        """See `Mixer`; the state's tensors are differentiable in and out."""
+        """See `Mixer`; the state's tensors are differentiable in and out.
+
+        group: who holds the sequence that x is a part of; by default `sequence_group`.
+        """
         self._check(x, segment_ids)
+        group = group or self.sequence_group
+        if group is not None:
+            self._check_group(state)
+            y, conv, ssm = self._mix_part(x, segment_ids, group)
+            return y, MambaState(conv, ssm, handover.edges(segment_ids, x)[:, 1])
         if state is None:
             conv = ssm = None
             segment = x.new_zeros(x.shape[0], dtype=torch.int64)
@@ -211,6 +235,54 @@ class MambaMixer(Mixer):
             initial_state=ssm,
             return_final_state=True,
             segment_ids=segment_ids,
+            backend=self.backend,
+        )
+        return self.out_proj(y), conv_after, ssm_after
+
+    def _mix_part(
+        self, x: Tensor, segment_ids: Tensor | None, group: SequenceGroup
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One part of a sequence: what the part does to a state is known from `scan_summary`, so
+        that all parts are scanned at the same time."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        u, conv_after = causal_conv1d(
+            u,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            activation="silu",
+            initial_state=handover.carry_inputs(group, u, self.d_conv - 1, segment_ids),
+            return_final_state=True,
+            segment_ids=segment_ids,
+            backend=self.backend,
+        )
+        delta, B, C = self._selection(u)
+        A, bias = -torch.exp(self.A_log), self.dt_proj.bias
+        summary = scan_summary(
+            u,
+            delta,
+            A,
+            B,
+            bias,
+            delta_softplus=True,
+            discretization=self.discretization,
+            segment_ids=segment_ids,
+            backend=self.backend,
+        )
+        y, ssm_after = selective_scan(
+            u,
+            delta,
+            A,
+            B,
+            C,
+            self.D,
+            z,
+            bias,
+            delta_softplus=True,
+            discretization=self.discretization,
+            initial_state=handover.carry_state(group, summary.decay, summary.state, segment_ids),
+            return_final_state=True,
+            segment_ids=segment_ids,
+            summary=summary,
             backend=self.backend,
         )
         return self.out_proj(y), conv_after, ssm_after

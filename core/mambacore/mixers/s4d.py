@@ -5,7 +5,7 @@ Shape suffixes: B batch, L length, d channels, n complex modes a channel.
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,14 @@ from torch.utils.checkpoint import checkpoint
 from mambacore.errors import UsageError
 from mambacore.init import complex_a, log_uniform
 from mambacore.mixers.base import Mixer
-from mambacore.mixers.diagonal import Diagonal, convolve, scan_segments, step
+from mambacore.mixers.diagonal import Diagonal, convolve, respond, scan_segments, step
 from mambacore.mixers.registry import register_mixer
+from mambacore.parallel import handover
 from mambacore.precision import accumulate_dtype
 from mambacore.segments import continues, keep_rows, last_segment, runs
+
+if TYPE_CHECKING:
+    from mambacore.parallel import SequenceGroup
 
 MAX_BLOCK = 1 << 14
 _SCAN_CHUNK = 16
@@ -74,11 +78,12 @@ class S4DMixer(Mixer):
     True
     """
 
+    constant_state = True
+    splits = True
     float32_parameters = ("log_dt", "log_A_real", "A_imag", "C", "D")
     no_decay_parameters = ("log_dt", "log_A_real", "A_imag", "D")
 
     def __init__(
-    constant_state = True
         self,
         d_model: int,
         *,
@@ -106,14 +111,25 @@ class S4DMixer(Mixer):
         self.out_proj = nn.Linear(d_model, 2 * d_model)
 
     def forward(
-        self, x: Tensor, state: S4DState | None = None, *, segment_ids: Tensor | None = None
+        self,
+        x: Tensor,
+        state: S4DState | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+        group: SequenceGroup | None = None,
     ) -> tuple[Tensor, S4DState]:
-        """See `Mixer`; the state is complex, differentiable in and out."""
+        """See `Mixer`; the state is complex, differentiable in and out.
+
+        group: who holds the sequence that x is a part of; by default `sequence_group`.
+        """
         self._check(x, segment_ids)
+        group = group or self.sequence_group
         wide = accumulate_dtype(x.dtype)
+        if group is not None:
+            self._check_group(state)
         if state is None:
             carried = None
-            segment = x.new_zeros(x.shape[0], dtype=torch.int64)
+            segment = handover.edges(segment_ids, x)[:, 0]
         else:
             self._check_state(state, S4DState, x.shape[0])
             carried = keep_rows(state.ssm, continues(segment_ids, state.segment))
@@ -122,7 +138,10 @@ class S4DMixer(Mixer):
         # Autocast would round the tables of powers to bfloat16.
         with torch.autocast(x.device.type, enabled=False):
             u = x.to(wide).permute(2, 0, 1)
-            y, ssm = self._filter(u, carried, segment, segment_ids)
+            system = Diagonal.discretise(self.log_dt, self.log_A_real, self.A_imag, self.C)
+            y, ssm = self._filter(system, u, carried, segment, segment_ids)
+            if group is not None:
+                y, ssm = self._receive(system, y, ssm, segment_ids, group)
             y = F.gelu(y + self.D[:, None, None] * u).permute(1, 2, 0)
         y = F.glu(self.out_proj(y.to(x.dtype)), dim=-1)
         return y, S4DState(ssm.transpose(0, 1), last_segment(segment_ids, segment))
@@ -149,10 +168,14 @@ class S4DMixer(Mixer):
         self.out_proj.weight[: self.d_model].mul_(factor)
 
     def _filter(
-        self, u: Tensor, carried: Tensor | None, segment: Tensor, segment_ids: Tensor | None
+        self,
+        system: Diagonal,
+        u: Tensor,
+        carried: Tensor | None,
+        segment: Tensor,
+        segment_ids: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """y (d, B, L) without the skip and the final state (d, B, n), from u (d, B, L)."""
-        system = Diagonal.discretise(self.log_dt, self.log_A_real, self.A_imag, self.C)
         length = u.shape[-1]
         if length == 1:
             return step(system, u, carried)
@@ -186,6 +209,41 @@ class S4DMixer(Mixer):
                 outputs.append(y)
         assert carried is not None
         return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], carried
+
+    def _receive(
+        self,
+        system: Diagonal,
+        y: Tensor,
+        ssm: Tensor,
+        segment_ids: Tensor | None,
+        group: SequenceGroup,
+    ) -> tuple[Tensor, Tensor]:
+        """Outputs and final state of a part, with what the state from the parts before adds."""
+        length = y.shape[-1]
+        decay = system.power(length)[:, None].expand_as(ssm)
+        goes_on = None
+        if segment_ids is not None:
+            goes_on = (segment_ids == segment_ids[:, :1]).cumprod(1).bool()
+            decay = torch.where(goes_on[:, -1:], decay, decay.new_zeros(()))
+        carried = handover.carry_state(
+            group, decay.transpose(0, 1), ssm.transpose(0, 1), segment_ids
+        ).transpose(0, 1)
+        tables = system.tables(min(self.block, length))
+        added = torch.cat(
+            [
+                respond(
+                    system,
+                    tables,
+                    system.power(start)[:, None] * carried,
+                    min(self.block, length - start),
+                )
+                for start in range(0, length, self.block)
+            ],
+            dim=-1,
+        )
+        if goes_on is not None:
+            added = torch.where(goes_on, added, added.new_zeros(()))
+        return y + added, ssm + decay * carried
 
     @staticmethod
     def _scan_block(u: Tensor) -> int:
