@@ -10,8 +10,11 @@ _VERBS = "mambapipelines.cli.audio_verbs"
 
 PROGRAM = Program(
     name="mambaaudio",
-    description="Look at recordings before training on them.",
-    verbs=(Verb("check", f"{_VERBS}.check", "clipping, DC, silence, bit depth, duplicates (TSV)"),),
+    description="Train on recordings, sample by sample.",
+    verbs=(
+        Verb("fit", f"{_VERBS}.fit", "train on recordings into a run folder, or resume a run"),
+        Verb("check", f"{_VERBS}.check", "clipping, DC, silence, bit depth, duplicates (TSV)"),
+    ),
     epilog="Reading, writing and coding sound is in the Python package mambaaudio.",
 )
 

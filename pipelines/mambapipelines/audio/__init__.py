@@ -1,0 +1,1 @@
+"""Training on recordings: options, data, loss, ``mambaaudio fit``."""

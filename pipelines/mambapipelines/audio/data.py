@@ -1,0 +1,118 @@
+"""A waveform model's data: a corpus, random training rows, fixed validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mambaaudio.corpus import Corpus
+from mambaaudio.windows import (
+    AudioBatch,
+    Layout,
+    TrainingWindows,
+    WindowSet,
+    tile_windows,
+)
+
+from ..loading import BatchMaker, loader
+from ..schedule import length_stages
+from ..training import StepData
+from .options import AudioDataOptions
+
+
+class Batch(NamedTuple):
+    """codes: (B, L) uint8 or int16. mask: (B, L) bool, what the loss counts. counted: (B, L)
+    bool, real samples, what reported bits count. label, speaker: (B,) int64, 0 for none."""
+
+    codes: Tensor
+    mask: Tensor
+    counted: Tensor
+    label: Tensor
+    speaker: Tensor
+
+
+def to_tensors(batch: AudioBatch) -> Batch:
+    """The same memory as tensors."""
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
+
+
+class TrainingBatches:
+    """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
+
+    def __init__(self, windows: TrainingWindows, rank: int, world_size: int) -> None:
+        self._windows = windows
+        self._rank = rank
+        self._world_size = world_size
+
+    def __call__(self, number: int, window: int, batch: int) -> Batch:
+        return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
+
+
+class ValidationBatches(Dataset):
+    """The batches of one rank, every `world_size`-th one; rows of like length go together."""
+
+    def __init__(self, tiles: WindowSet, rank: int, world_size: int, symbols: int) -> None:
+        self._tiles = tiles
+        self._mine: list[NDArray[np.int64]] = tiles.packed(symbols)[rank::world_size]
+
+    def __len__(self) -> int:
+        return len(self._mine)
+
+    def __getitem__(self, index: int) -> Batch:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return to_tensors(self._tiles.batch(self._mine[index]))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[i] for i in range(len(self)))
+
+
+class WaveformData(StepData):
+    """Windows of a corpus for Lightning.
+
+    Args:
+        corpus: from `mambaaudio.corpus.build_corpus`.
+        layout: clips or stretches, and in which code.
+        options: how to cut it.
+        seed: of the training windows.
+    """
+
+    unit = "samples"
+
+    def __init__(
+        self, corpus: Corpus, layout: Layout, options: AudioDataOptions, seed: int
+    ) -> None:
+        super().__init__()
+        self._options = options
+        self.layout = layout
+        self.workers = options.num_workers
+        first = min(options.first_window, options.window)
+        self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
+        self._windows = TrainingWindows(corpus, layout, seed=seed)
+        self.validation: WindowSet | None = None
+        if corpus.select("val"):
+            tiles = tile_windows(corpus, "val", options.window, layout)
+            self.validation = tiles.spread(options.val_windows)
+
+    def batch_maker(self) -> BatchMaker:
+        """Training batches of this rank."""
+        rank, world = self._place()
+        return TrainingBatches(self._windows, rank, world)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Validation batches of this rank; none without validation recordings."""
+        if self.validation is None:
+            return []
+        rank, world = self._place()
+        symbols = max(self._options.tokens, self._options.window) * self.layout.per_sample
+        return loader(ValidationBatches(self.validation, rank, world, symbols), pin=self.on_gpu)
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

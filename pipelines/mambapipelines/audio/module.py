@@ -1,0 +1,106 @@
+"""A waveform model's training: loss, validation bits, hidden labels, optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.nn import functional
+
+from mambaaudio.model import WaveformModel
+from mambacore.optim import parameter_groups
+
+from ..options import OptimizerOptions
+from .data import Batch
+
+
+class WaveformModule(LightningModule):
+    """Trains a `mambaaudio.WaveformModel` to predict every next symbol.
+
+    The loss is the cross entropy in nats, a mean over all symbols but padding: a clip's tail of
+    silence and its end event train, too. ``bits`` is the cross entropy in bits of real samples
+    alone (of all symbols that make one), which is what validation and reports compare.
+
+    Args:
+        model: the model.
+        optimizer: AdamW's settings; the learning rate's schedule is the run's.
+        label_dropout: probability of hiding a row's label in training.
+        speaker_dropout: likewise for its speaker.
+    """
+
+    def __init__(
+        self,
+        model: WaveformModel,
+        optimizer: OptimizerOptions,
+        label_dropout: float = 0.1,
+        speaker_dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._optimizer = optimizer
+        self._dropout = (label_dropout, speaker_dropout)
+        self._sums = torch.zeros(4, dtype=torch.float64)
+
+    def _nats(self, batch: Batch, label: Tensor, speaker: Tensor) -> Tensor:
+        """(B, L) cross entropy of every symbol, padding included."""
+        codes = batch.codes.long()
+        logits, _ = self.model(self.model.shift(codes), label=label, speaker=speaker)
+        flat = functional.cross_entropy(
+            logits.flatten(0, 1).float(), codes.flatten(), reduction="none"
+        )
+        return flat.view_as(codes)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and bits of a batch."""
+        label = _hidden(batch.label, self._dropout[0])
+        speaker = _hidden(batch.speaker, self._dropout[1])
+        nats = self._nats(batch, label, speaker)
+        loss = (nats * batch.mask).sum() / batch.mask.sum()
+        # A row of a clip's tail alone has no real samples.
+        real = batch.counted.sum().clamp(min=1)
+        bits = (nats.detach() * batch.counted).sum() / real * self._bits_per_sample
+        return {"loss": loss, "bits": bits}
+
+    @property
+    def _bits_per_sample(self) -> float:
+        """Nats a symbol to bits a sample."""
+        return self.model.config.symbols_per_sample / math.log(2)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self._sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add up nats and symbols, of all and of real samples; labels and speakers are told."""
+        nats = self._nats(batch, batch.label, batch.speaker)
+        parts = []
+        for chosen in (batch.mask, batch.counted):
+            parts += [(nats * chosen).sum(dtype=torch.float64), chosen.sum().double()]
+        self._sums += torch.stack(parts)
+
+    def on_validation_epoch_end(self) -> None:
+        """``val/loss`` and ``val/bits`` over all ranks."""
+        sums = self._sums
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            assert isinstance(sums, Tensor)
+        self.log_dict(
+            {"val/loss": sums[0] / sums[1], "val/bits": sums[2] / sums[3] * self._bits_per_sample}
+        )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW without weight decay on norms, biases, the state spaces' A, D and steps."""
+        options = self._optimizer
+        settings: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
+        return torch.optim.AdamW(parameter_groups(self.model, options.weight_decay), **settings)
+
+
+def _hidden(numbers: Tensor, probability: float) -> Tensor:
+    """Some of the numbers turned into 0, none; the run seeds the random numbers of each step."""
+    if probability <= 0:
+        return numbers
+    keep = torch.rand(numbers.shape, device=numbers.device) >= probability
+    return numbers * keep
