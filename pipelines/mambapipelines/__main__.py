@@ -1,4 +1,6 @@
-"""``python -m mambapipelines bio ...`` is ``mambabio ...``; ``audio`` likewise; ``demo``."""
+"""``python -m mambapipelines bio ...`` is ``mambabio ...``; ``audio`` likewise; ``demo`` and
+``recipe``.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ def main() -> int:
         from .cli.audio import main as program
     elif domain == "demo":
         from .demo import main as program
+    elif domain == "recipe":
+        from .recipes.command import main as program
     else:
-        sys.stderr.write("usage: python -m mambapipelines bio|audio VERB ... (or: demo)\n")
+        sys.stderr.write("usage: python -m mambapipelines bio|audio VERB ... (or: demo, recipe)\n")
         return 2
     return program(sys.argv[2:])
 

@@ -104,9 +104,7 @@ def adamw(
     device = next(model.parameters()).device
     if device.type == "cuda":
         rate = torch.tensor(lr, device=device)
-        return torch.optim.AdamW(
-            groups, lr=rate, betas=betas, eps=eps, fused=True, capturable=True
-        )
+        return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=eps, fused=True, capturable=True)
     return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps)
 
 

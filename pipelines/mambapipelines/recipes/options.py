@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,3 +78,15 @@ class TaskTraining:
         }
         for name, (good, text) in accepted.items():
             require(good, f"--training.{name}", getattr(self, name), text)
+
+
+def changed(options: TaskTraining, changes: dict[str, Any], name: str) -> TaskTraining:
+    """The options with some replaced.
+
+    Raises:
+        UsageError: a name that is no option.
+    """
+    names = [item.name for item in dataclasses.fields(options)]
+    for key in changes:
+        require(key in names, f"--{name}", key, "one of " + ", ".join(names))
+    return dataclasses.replace(options, **changes)
