@@ -3,9 +3,9 @@
 Numba's own ``cache=True`` fails where neither the install nor the home folder can be written, and
 does not see changes in other files that a kernel uses. Here the folder is the first that works of
 NUMBA_CACHE_DIR, the user's cache folder and a private folder of the system's temporary one; else
-the code is compiled in each process. An entry is valid for the exact sources
-of this package's compiled code (files `_*.py` and `*/cpu*.py`). A cache
-that cannot be read or written, or a full disk, never fails a call.
+the code is compiled in each process. An entry is valid for the exact sources of this package's
+compiled code (files `_*.py` and `*/cpu*.py`) and of the function's own file. A cache that cannot
+be read or written, or a full disk, never fails a call.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class _Locator:
         return str(self._folder)
 
     def get_source_stamp(self) -> str:
-        return _sources()
+        own = hashlib.sha256(Path(self._py_file).read_bytes())  # a file of another package
+        return _sources() + own.hexdigest()
 
     def get_disambiguator(self) -> str:
         where = hashlib.sha256(os.path.abspath(self._py_file).encode()).hexdigest()[:8]
