@@ -38,10 +38,11 @@ class MultiScaleConfig:
         mixers: mixer of each level, fastest first; one name for all, or len(pools) + 1 names.
         mixer_options: options by mixer name.
         unet: also n_layer blocks on the way down, before pooling.
-        mlp_expand, dropout, norm_eps, residual_dtype: as in `ModelConfig`.
+        mlp_expand: as in `ModelConfig`; one number for all levels, or one a level.
+        dropout, norm_eps, residual_dtype: as in `ModelConfig`.
 
     Raises:
-        UsageError: a pool below 2, or a number of mixers that is not that of the levels.
+        UsageError: a pool below 2, or a number of mixers or MLPs that is not that of the levels.
 
     >>> MultiScaleConfig(d_model=16, pools=(4, 2), mixers=("s4d", "s4d", "mamba")).total_pool
     8
@@ -54,7 +55,7 @@ class MultiScaleConfig:
     mixers: tuple[str, ...] = ("mamba",)
     mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     unet: bool = True
-    mlp_expand: float = 0.0
+    mlp_expand: float | tuple[float, ...] = 0.0
     dropout: float = 0.0
     norm_eps: float = 1e-5
     residual_dtype: str = "float32"
@@ -71,6 +72,13 @@ class MultiScaleConfig:
                 f"mixers names {len(self.mixers)} mixers for {len(self.pools) + 1} levels "
                 f"(pools {self.pools}); give one a level, fastest first, or one for all"
             )
+        if not isinstance(self.mlp_expand, int | float):
+            object.__setattr__(self, "mlp_expand", tuple(self.mlp_expand))
+            if len(self.mlp_expands) != len(self.mixers):
+                raise UsageError(
+                    f"mlp_expand is {self.mlp_expand!r}; give one number for all of the "
+                    f"{len(self.mixers)} levels, or one a level, fastest first"
+                )
         if not 1 <= self.expand <= 8:
             raise UsageError(f"expand is {self.expand}; it must lie between 1 and 8")
         unused = set(self.mixer_options) - set(self.mixers)
@@ -81,6 +89,13 @@ class MultiScaleConfig:
             )
         for level in range(len(self.mixers)):
             self.stage(level)
+
+    @property
+    def mlp_expands(self) -> tuple[float, ...]:
+        """`mlp_expand` of each level."""
+        if isinstance(self.mlp_expand, tuple):
+            return self.mlp_expand
+        return (self.mlp_expand,) * len(self.mixers)
 
     @property
     def total_pool(self) -> int:
@@ -105,14 +120,15 @@ class MultiScaleConfig:
             mixer_options={name: dict(options)} if options else {},
             norm_eps=self.norm_eps,
             residual_dtype=self.residual_dtype,
-            mlp_expand=self.mlp_expand,
+            mlp_expand=self.mlp_expands[level],
             dropout=self.dropout,
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; `from_dict` gives the same config back."""
         values = dataclasses.asdict(self)
-        return {**values, "pools": list(self.pools), "mixers": list(self.mixers)}
+        lists = {k: list(v) for k, v in values.items() if isinstance(v, tuple)}
+        return {**values, **lists}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MultiScaleConfig:
@@ -278,7 +294,8 @@ class MultiScaleBackbone(nn.Module):
         self.norm_f = RMSNorm(config.d_model, config.norm_eps)
         initialise_linear(self)
         stages = [m for m in self.modules() if isinstance(m, _Stage)]
-        outputs = sum(len(stage.blocks) for stage in stages) * (2 if config.mlp_expand else 1)
+        blocks = [block for stage in stages for block in stage.blocks]
+        outputs = sum(1 if block.mlp is None else 2 for block in blocks)
         for stage in stages:
             for block in stage.blocks:
                 if not block.mixer.causal:
@@ -289,6 +306,8 @@ class MultiScaleBackbone(nn.Module):
                 block.scale_output(outputs**-0.5)
 
     causal = True
+    splits = False  # frames are pooled: a part's edges would have to fall on theirs
+    sequence_group = None
 
     def forward(
         self, x: Tensor, state: Any = None, *, segment_ids: Tensor | None = None

@@ -124,3 +124,12 @@ def test_settings_are_checked() -> None:
         MultiScaleBackbone(MultiScaleConfig(d_model=8, n_layer=1, mixers=("bidirectional",)))
     with pytest.raises(UsageError, match="multiples of the total pooling"):
         _model()(torch.randn(1, 8, 8).double(), segment_ids=torch.tensor([[0] * 3 + [1] * 5]))
+
+
+def test_an_mlp_a_level() -> None:
+    model = _model(("s4d", "s4d", "mamba"), mlp_expand=(1.5, 1.5, 0))
+    assert [b.mlp is None for b in model.level.below.below.up.blocks] == [True]
+    assert [b.mlp is None for b in model.level.below.up.blocks] == [False]
+    assert MultiScaleConfig.from_dict(model.config.to_dict()) == model.config
+    with pytest.raises(UsageError, match="mlp_expand"):
+        MultiScaleConfig(mlp_expand=(1.0, 0.0))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import mambapipelines
 from mambacore.errors import UsageError
+from mambapipelines.cli.audio_verbs.fit import SECTIONS as AUDIO_SECTIONS
 from mambapipelines.cli.bio_verbs.fit import SECTIONS
 from mambapipelines.cli.fit_parser import parse_fit, to_yaml
 from mambapipelines.options import seconds
@@ -63,9 +64,11 @@ def test_print_config_is_a_config(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configs_parse(path):
-    parsed = parse("--config", str(path), "--run", "x")
-    if path.stem == "default":
-        assert parsed.sections == parse("--run", "x").sections
+    audio = "mambaaudio fit" in path.read_text()
+    verb = ("mambaaudio fit", AUDIO_SECTIONS) if audio else ("mambabio fit", SECTIONS)
+    parsed = parse_fit(("--config", str(path), "--run", "x"), *verb)
+    if path.stem in ("default", "audio-default"):
+        assert parsed.sections == parse_fit(("--run", "x"), *verb).sections
 
 
 @pytest.mark.parametrize(

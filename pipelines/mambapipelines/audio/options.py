@@ -95,12 +95,16 @@ class AudioModelOptions:
         mixers: mixer of each level, fastest first, or one for all: mamba, s4d, attention.
         mixer_options: options by mixer, e.g. {mamba: {d_state: 32}}.
         unet: also blocks on the way down, before pooling.
-        mlp_expand: width of a gated MLP after each mixer, in units of its width; 0 for none.
+        mlp_expand: width of a gated MLP after each mixer, in units of its width, 0 for none; one
+            number for all levels, or one a level.
         dropout: probability of dropping an output of a mixer or MLP in training.
         residual_dtype: what the residual stream is kept in.
         label_dropout: probability of hiding a clip's label in training, so that the model also
             generates without one.
         speaker_dropout: likewise for speakers.
+        checkpointing: what the blocks keep for the backward pass: none keeps all, selective drops
+            what the norm can give again, block keeps the stream alone (longest windows, a third
+            more time). It changes no result.
         init: fine-tune this model (a run folder or an exported model): its architecture, rate,
             code, gain, labels and speakers are taken over.
     """
@@ -113,11 +117,12 @@ class AudioModelOptions:
     mixers: tuple[str, ...] | None = None
     mixer_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     unet: bool | None = None
-    mlp_expand: float | None = None
+    mlp_expand: float | tuple[float, ...] | None = None
     dropout: float | None = None
     residual_dtype: Literal["float32", "bfloat16", "model"] | None = None
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
+    checkpointing: Literal["none", "selective", "block"] = "none"
     init: str | None = None
 
     def __post_init__(self) -> None:
