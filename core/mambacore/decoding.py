@@ -272,10 +272,10 @@ class DecodingPlan:
                 ):
                     _write(streams.state, int(place.row[column]), _padded(_numbers(values)))
             elif isinstance(carried, S4DState):
-                ssm = carried.ssm.detach().numpy().astype(np.complex128) / _inputs(place.module)
-                ssm = _padded(ssm.transpose(0, 2, 1))
-                parts = np.stack([ssm.real, ssm.imag], axis=1)
-                _write(streams.wide_state, int(place.row[at.SSM_STATE]), parts)
+                entering = _discrete(place.module).b
+                ssm = (carried.ssm.detach().to(entering.dtype) / entering).transpose(1, 2)
+                parts = torch.view_as_real(ssm).permute(0, 3, 1, 2).numpy()
+                _write(streams.wide_state, int(place.row[at.SSM_STATE]), _padded(parts))
         return streams
 
     def generate(
@@ -319,10 +319,6 @@ def _system(mixer: S4DMixer) -> tuple[NDArray[np.complex128], NDArray[np.complex
     """a and 2 c b: the state is kept in units of b, so that the input enters unweighted."""
     system = _discrete(mixer)
     return system.log_a.exp().numpy(), (2 * system.c * system.b).numpy()
-
-
-def _inputs(mixer: S4DMixer) -> NDArray[np.complex128]:
-    return _discrete(mixer).b.numpy()
 
 
 def _carried(

@@ -7,6 +7,7 @@ from mambakernels._lazy import attach
 if TYPE_CHECKING:
     from mambaaudio.codes import CODES as CODES
     from mambaaudio.codes import code as code
+    from mambaaudio.generator import Generator as Generator
     from mambaaudio.model import WaveformModel as WaveformModel
     from mambaaudio.model_config import WaveformConfig as WaveformConfig
     from mambaaudio.waveform import AudioInfo as AudioInfo
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "CODES": "codes",
     "code": "codes",
+    "Generator": "generator",
     "WaveformConfig": "model_config",
     "WaveformModel": "model",
     "AudioInfo": "waveform",

@@ -146,7 +146,7 @@ class WaveformModel(nn.Module):
                 "codes must be (batch, length >= 1) integers, not "
                 f"{tuple(codes.shape)} of {codes.dtype}"
             )
-        config, rows = self.config, codes.shape[0]
+        config = self.config
         _check_range("code", codes, config.start)
         kept = (None, None, None) if state is None else state
         label = _condition("label", label, kept[1], codes, len(config.labels))
@@ -155,11 +155,19 @@ class WaveformModel(nn.Module):
         if self.phases > 1:
             index = index + self._phases(self._phase(state), codes) * (config.vocabulary + 1)
         x = self.embedding(index)
-        for table, condition in ((self.label_embedding, label), (self.speaker_embedding, speaker)):
-            if table is not None:
-                x = x + table(condition).view(rows, 1, -1)
+        condition = self.condition(label, speaker)
+        if condition is not None:
+            x = x + condition[:, None]
         h, backbone = self.backbone(x, kept[0], segment_ids=segment_ids)
         return h, WaveformState(backbone, label, speaker)
+
+    def condition(self, label: Tensor | None, speaker: Tensor | None) -> Tensor | None:
+        """(B, d) what label and speaker numbers (B,) add to every input; None without any."""
+        added = None
+        for table, number in ((self.label_embedding, label), (self.speaker_embedding, speaker)):
+            if table is not None and number is not None:
+                added = table(number) if added is None else added + table(number)
+        return added
 
     def logits(self, h: Tensor, phase: int = 0) -> Tensor:
         """Scores (B, L, V) of hidden vectors (B, L, d).

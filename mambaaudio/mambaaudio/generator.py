@@ -1,0 +1,281 @@
+"""Sound from a model: primed by any recording, streamed in blocks, of any length."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mambaaudio.codes import code
+from mambaaudio.engines import choose
+from mambaaudio.guard import Finding, Guard
+from mambaaudio.model import WaveformModel, WaveformState
+from mambaaudio.model_config import WaveformConfig
+from mambaaudio.prompts import Notice, Prompt, Source, load_prompt
+from mambaaudio.ranking import bits_per_sample
+from mambaaudio.sampling import Sampling, Uniforms
+from mambacore import state as states
+from mambacore.errors import DataError, UsageError
+
+BLOCK = 4096
+_PRIMING = 1 << 14
+Names = str | Sequence[str | None] | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of every row.
+
+    waveforms: float32 (n,) a row, gain undone; shorter, or empty, where a row has ended.
+    log_probabilities: (n,) a row, nats a sample, of what was drawn, under the model.
+    ended: (rows,) whether the end event was met.
+    """
+
+    waveforms: tuple[NDArray[np.float32], ...]
+    log_probabilities: tuple[NDArray[np.float32], ...]
+    ended: NDArray[np.bool_]
+
+
+@dataclass
+class Generated:
+    """What `Generator.generate` made, a row a clip.
+
+    waveforms: float32 (n,) each, the prompt left out. rate: in Hz. seeds: one a row.
+    log_probabilities: (n,) each, nats a sample; log_likelihood: (rows,) their sums, and of the
+    end event. prompt: (n,) as the model heard it, or None. findings: of the guard, by row.
+    """
+
+    waveforms: list[NDArray[np.float32]]
+    rate: int
+    seeds: list[int]
+    log_probabilities: list[NDArray[np.float32]]
+    log_likelihood: NDArray[np.float64]
+    ended: NDArray[np.bool_]
+    prompt: NDArray[np.float32] | None = None
+    findings: list[list[Finding]] = field(default_factory=list)
+
+    @property
+    def bits_per_sample(self) -> list[float]:
+        """Negative log-likelihood of each row in bits a sample."""
+        pairs = zip(self.log_likelihood, self.waveforms, strict=True)
+        return [bits_per_sample(float(total), len(samples)) for total, samples in pairs]
+
+
+class Session:
+    """Rows under way: `blocks(seconds)` makes the next seconds of each, again and again.
+
+    Memory is constant whatever the length. `prompt` is what the model heard, `log_likelihood`
+    (rows,) the sum so far in nats, `guards` one a row.
+    """
+
+    def __init__(
+        self,
+        model: WaveformModel,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        prompt: Prompt | None,
+        conditions: tuple[Tensor, Tensor],
+        engine: str,
+    ) -> None:
+        self.config, self.seeds = model.config, list(seeds)
+        self.rate = self.config.rate
+        self.prompt = None if prompt is None else prompt.waveform
+        self.log_likelihood = np.zeros(len(self.seeds))
+        self.ended = np.zeros(len(self.seeds), np.bool_)
+        level = None if prompt is None else float(np.std(prompt.waveform))
+        self.guards = [Guard(self.rate, level) for _ in self.seeds]
+        self.findings: list[list[Finding]] = [[] for _ in self.seeds]
+        self._made = 0
+        self._code = code(self.config.code)
+        label, speaker = (c.to(model.device) for c in conditions)
+        state = None
+        last = label.new_full(label.shape, self.config.start)
+        if prompt is not None:
+            state = _prime(model, prompt.codes.to(model.device), label, speaker)
+            last = last.new_full(last.shape, int(prompt.codes[0, -1]))
+        self._engine = choose(model, engine)(
+            model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
+        )
+
+    def blocks(self, seconds: float, block: int = BLOCK) -> Iterator[Block]:
+        """Yield the next `seconds` in blocks of at most `block` samples; less if all rows end.
+
+        Raises:
+            DataError: the model's scores became NaN; the sample is named.
+        """
+        left = round(seconds * self.rate)
+        while left > 0 and not self.ended.all():
+            count = min(left, block)
+            yield self._block(count)
+            left -= count
+
+    def _block(self, count: int) -> Block:
+        parts = self._code.symbols_per_sample
+        symbols, logs = self._engine.run(count * parts)
+        if not np.isfinite(logs).all():
+            where = self._made + int(np.argwhere(~np.isfinite(logs))[0, 1]) // parts
+            raise DataError(
+                f"the model's scores are not finite at sample {where}: its weights or its state "
+                "hold NaN; train it again with a lower learning rate, or use an earlier checkpoint"
+            )
+        self.log_likelihood += logs.sum(1, dtype=np.float64)
+        waveforms, samples_logs = [], []
+        for row in range(len(symbols)):
+            length = count
+            if self.config.end is not None:
+                ends = np.flatnonzero(symbols[row] == self.config.end)
+                length = int(ends[0]) // parts if len(ends) else count
+                self.ended[row] = bool(len(ends))
+            made = torch.from_numpy(symbols[row, : length * parts])
+            wave = (self._code.decode(made) / self.config.gain).numpy()
+            waveforms.append(wave)
+            samples_logs.append(logs[row, : length * parts].reshape(-1, parts).sum(1))
+            self.findings[row] += self.guards[row].update(wave)
+        self._made += count
+        return Block(tuple(waveforms), tuple(samples_logs), self.ended.copy())
+
+
+class Generator:
+    """Generates sound with a `WaveformModel`.
+
+    Args:
+        model: in evaluation mode, on the device where it shall run.
+        engine: "auto", "compiled" (CPU), "graph" (CUDA) or "torch"; see `mambaaudio.engines`.
+
+    >>> from mambaaudio import WaveformConfig, WaveformModel
+    >>> from mambacore.multiscale import MultiScaleConfig
+    >>> tiny = MultiScaleConfig(d_model=8, pools=(2,), n_layer=1)
+    >>> generator = Generator(WaveformModel(WaveformConfig(8000, backbone=tiny)), engine="torch")
+    >>> made = generator.generate(0.01, batch=2, seed=5)
+    >>> len(made.waveforms[0]), made.rate, made.seeds
+    (80, 8000, [5, 6])
+    """
+
+    def __init__(self, model: WaveformModel, *, engine: str = "auto") -> None:
+        self.model = model.eval()
+        self.engine = engine
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        engine: str = "auto",
+    ) -> Generator:
+        """From a model folder or a run folder; arguments as for `WaveformModel.from_pretrained`."""
+        return cls(WaveformModel.from_pretrained(folder, device=device, dtype=dtype), engine=engine)
+
+    @property
+    def config(self) -> WaveformConfig:
+        """The model's settings."""
+        return self.model.config
+
+    def begin(
+        self,
+        prompt: Source | None = None,
+        *,
+        label: Names = None,
+        speaker: Names = None,
+        batch: int = 1,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+        prompt_rate: int | None = None,
+        prompt_start: float = 0.0,
+        prompt_seconds: float | None = None,
+        notice: Notice | None = None,
+    ) -> Session:
+        """A session of `batch` rows, to be continued for as long as one likes.
+
+        Args:
+            prompt: a recording to go on from, a file or samples (n,): the state is exactly that
+                after hearing it. None begins from nothing.
+            label, speaker: names that the model knows; one for all rows, or one a row.
+            batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
+            temperature, top_k, top_p: see `Sampling`.
+            seed: the same seed gives the same samples on the same machine, bit for bit.
+            prompt_rate: of given samples; the model's by default.
+            prompt_start, prompt_seconds: the stretch of the prompt that is heard.
+            notice: told what was done to the prompt; a Python warning by default.
+
+        Raises:
+            UsageError, DataError: see `Sampling` and `load_prompt`; an unknown label or speaker
+                (the known ones are listed).
+        """
+        if batch < 1:
+            raise UsageError(f"batch is {batch}; give at least 1")
+        sampling = Sampling(temperature, top_k, top_p)
+        conditions = (
+            _numbers("label", label, self.config.label_id, batch),
+            _numbers("speaker", speaker, self.config.speaker_id, batch),
+        )
+        heard = None
+        if prompt is not None:
+            heard = load_prompt(
+                prompt,
+                self.config,
+                rate=prompt_rate,
+                start=prompt_start,
+                seconds=prompt_seconds,
+                notice=notice or _warn,
+            )
+        seeds = range(seed, seed + batch)
+        return Session(self.model, seeds, sampling, heard, conditions, self.engine)
+
+    def generate(self, seconds: float, prompt: Source | None = None, **options: Any) -> Generated:
+        """`seconds` of sound, or less where the end event comes first; options as for `begin`.
+
+        Raises:
+            UsageError: seconds that are not above 0; and what `begin` raises.
+        """
+        if not 0 < seconds < float("inf"):
+            raise UsageError(f"seconds is {seconds}; give a number above 0")
+        session = self.begin(prompt, **options)
+        blocks = list(session.blocks(seconds))
+        rows = range(len(session.seeds))
+        return Generated(
+            [np.concatenate([block.waveforms[row] for block in blocks]) for row in rows],
+            session.rate,
+            session.seeds,
+            [np.concatenate([block.log_probabilities[row] for block in blocks]) for row in rows],
+            session.log_likelihood,
+            session.ended,
+            session.prompt,
+            session.findings,
+        )
+
+
+@torch.no_grad()
+def _prime(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) -> WaveformState:
+    """The state before the last code (1, L) of a prompt is fed, for every row of the conditions."""
+    # Rows under equal conditions hear the same: one of each is enough.
+    pairs = torch.stack([label, speaker], 1)
+    distinct, which = pairs.unique(dim=0, return_inverse=True)
+    inputs, state = model.shift(codes).expand(len(distinct), -1), None
+    conditions = {"label": distinct[:, 0], "speaker": distinct[:, 1]}
+    for first in range(0, inputs.shape[1], _PRIMING):
+        _, state = model.hidden(inputs[:, first : first + _PRIMING], state, **conditions)
+        conditions = {}
+    assert state is not None
+    return states.select(state, which)
+
+
+def _numbers(kind: str, given: Names, number: Any, batch: int) -> Tensor:
+    names = [given] * batch if given is None or isinstance(given, str) else list(given)
+    if len(names) != batch:
+        raise UsageError(f"{len(names)} {kind}s for {batch} rows; give one, or one a row")
+    return torch.tensor([number(name) for name in names])
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)

@@ -1,0 +1,105 @@
+"""Drawing symbols: settings, one stream of uniform numbers a row, the inverse of a distribution.
+
+Random numbers are drawn on the host, from a generator of each row's own, and turned into symbols
+by the inverse of the cumulated distribution. So a row's symbols depend on its seed alone, not on
+the batch that it is in, and every engine (torch on any device, the compiled loop, a CUDA graph)
+draws the same ones, but for rounding of the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mambacore.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How symbols are chosen from scores.
+
+    temperature: divides the scores; 1 is the model's own distribution, 0 takes the likeliest.
+    top_k: choose among the k likeliest symbols (and those equal to the last of them).
+    top_p: choose among the likeliest symbols whose probabilities first reach p, in (0, 1]; after
+        top_k, and at the temperature.
+
+    >>> Sampling(temperature=-1)
+    Traceback (most recent call last):
+    ...
+    mambacore.errors.UsageError: temperature must be at least 0 and finite, not -1
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise UsageError(f"temperature must be at least 0 and finite, not {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top_k must be at least 1, not {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+
+
+class Uniforms:
+    """One endless stream of numbers in [0, 1) for every seed.
+
+    >>> two, one = Uniforms([3, 4]).draw(5), Uniforms([4])
+    >>> bool((two[1, 2:] == one.draw(2 + 3)[0, 2:]).all())
+    True
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        if any(seed < 0 for seed in seeds):
+            raise UsageError(f"seeds must be 0 or more, not {min(seeds)}")
+        self._streams = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+
+    def draw(self, count: int) -> NDArray[np.float64]:
+        """The next `count` numbers of every row, (rows, count)."""
+        return np.stack([stream.random(count) for stream in self._streams])
+
+
+def pick(
+    logits: Tensor, uniform: Tensor, sampling: Sampling, allowed: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """One symbol a row, and its log-probability under the model; no host synchronisation.
+
+    Args:
+        logits: (B, V) scores.
+        uniform: (B,) float64 in [0, 1).
+        sampling: how to choose.
+        allowed: only symbols below it may be chosen; all by default.
+
+    Returns:
+        symbols (B,) int64, and their natural log-probabilities (B,) float32, those of the whole
+        distribution at temperature 1 whatever the sampling.
+    """
+    logs = logits.float().log_softmax(-1)
+    symbols = _choose(logits[:, :allowed].double(), uniform, sampling)
+    return symbols, logs.gather(1, symbols[:, None])[:, 0]
+
+
+def _choose(scores: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+    if sampling.temperature == 0:
+        return scores.argmax(-1)
+    count = scores.shape[-1]
+    highest = scores.amax(-1, keepdim=True)
+    mass = ((scores - highest) / sampling.temperature).exp()
+    if sampling.top_k is not None and sampling.top_k < count:
+        least = scores.topk(sampling.top_k).values[:, -1:]
+        mass = torch.where(scores >= least, mass, 0.0)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        ordered = mass.sort(descending=True).values
+        before = ordered.cumsum(-1) - ordered
+        kept = before < sampling.top_p * ordered.sum(-1, keepdim=True)
+        least = torch.where(kept, ordered, torch.inf).amin(-1, keepdim=True)
+        mass = torch.where(mass >= least, mass, 0.0)
+    summed = mass.cumsum(-1)
+    aim = uniform[:, None] * summed[:, -1:]
+    return (summed <= aim).sum(-1).clamp(max=count - 1)
