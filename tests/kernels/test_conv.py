@@ -107,7 +107,11 @@ def test_interpreted_kernels() -> None:
 
 @pytest.mark.gpu
 def test_past_two_to_the_32_elements_on_the_gpu() -> None:
-    """The last rows of 2^32 elements equal those computed alone, with the state handed over."""
+    """The last rows of 2^32 elements equal those computed alone, with the state handed over.
+
+    Gradients to one rounding: the compiler fuses multiplications and additions of the rows that
+    it unrolls differently, and alone a row stands elsewhere among them.
+    """
     length, channels = (1 << 23) + 5, 513
     x = torch.randn(1, length, channels, dtype=torch.bfloat16, device="cuda").requires_grad_()
     weight = torch.randn(channels, 4, device="cuda")
@@ -119,7 +123,7 @@ def test_past_two_to_the_32_elements_on_the_gpu() -> None:
     dout = torch.randn_like(out)
     (whole,) = torch.autograd.grad(out, x, dout)
     (part,) = torch.autograd.grad(alone, tail, dout[:, -100:])
-    assert torch.equal(whole[:, -100:], part)
+    torch.testing.assert_close(whole[:, -100:], part, rtol=2**-7, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

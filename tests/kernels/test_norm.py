@@ -65,6 +65,10 @@ def run_with(residual_dtype: torch.dtype | None = None):
 )
 def test_drawn_cases_agree_with_the_definition(place, rows, channels, dtypes, seed) -> None:
     dtype, residual, residual_dtype = dtypes
+    if residual_dtype == HALF:
+        # Of two values, the reference's rounding of the gradient may cancel that of the stream:
+        # then its error says nothing about the stream's.
+        channels = max(channels, 4)
     tensors = make(*rows, channels, dtype=dtype, residual=residual, seed=seed)
     check_parity(run_with(residual_dtype), tensors, place)
 
