@@ -32,6 +32,52 @@ class AttentionState(NamedTuple):
     segment: Tensor
 
 
+class AttentionCache(NamedTuple):
+    """A state of fixed size for decoding: made by `reserve`, and written in place.
+
+    keys, values: (batch, heads, capacity, head width), of which the first `position` are filled.
+    position, segment: as in `AttentionState`.
+
+    A forward pass writes into the very tensors that it was given, so that it can be recorded as a
+    CUDA graph; an older copy of the state is no way back.
+    """
+
+    keys: Tensor
+    values: Tensor
+    position: Tensor
+    segment: Tensor
+
+
+def reserve(state: AttentionState, capacity: int) -> AttentionCache:
+    """The same state with room for `capacity` positions in all.
+
+    Args:
+        state: what an `AttentionMixer` returned.
+        capacity: positions, those seen so far included.
+
+    Raises:
+        UsageError: more has been seen already.
+
+    >>> mixer = AttentionMixer(8, n_heads=2)
+    >>> x = torch.randn(1, 6, 8)
+    >>> whole, _ = mixer(x)
+    >>> head, state = mixer(x[:, :4])
+    >>> tail, _ = mixer(x[:, 4:], reserve(state, 6))
+    >>> torch.allclose(whole, torch.cat([head, tail], dim=1), atol=1e-6)
+    True
+    """
+    cached = state.keys.shape[2]
+    if capacity < cached:
+        raise UsageError(f"capacity {capacity} is below the {cached} positions that are cached")
+    # A row's own keys are the last `position` of the cache; here they become the first.
+    index = torch.arange(cached, device=state.keys.device)
+    index = (index + (cached - state.position)[:, None]).clamp(max=max(cached - 1, 0))
+    index = index[:, None, :, None].expand_as(state.keys)
+    room = (0, 0, 0, capacity - cached)
+    keys, values = (F.pad(t.gather(2, index), room) for t in (state.keys, state.values))
+    return AttentionCache(keys, values, state.position.clone(), state.segment)
+
+
 @register_mixer("attention")
 class AttentionMixer(Mixer):
     """Multi-head causal self-attention with rotary positions and a cache of keys and values.
@@ -39,7 +85,8 @@ class AttentionMixer(Mixer):
     Positions count from the start of each segment, so packed and separate sequences agree. Rotary
     embedding after Su et al. 2021 (arXiv 2104.09864), halves rotated against each other; its
     angles are computed in float64. The state grows by 2 d_model numbers a position and every step
-    copies it, so this is for comparison, not for a million steps.
+    copies it, so this is for comparison, not for a million steps. For decoding without those copies
+    see `reserve`.
 
     Args:
         d_model: width of input and output.
@@ -79,10 +126,16 @@ class AttentionMixer(Mixer):
         self.out_proj = nn.Linear(d_model, d_model, bias=bias)
 
     def forward(
-        self, x: Tensor, state: AttentionState | None = None, *, segment_ids: Tensor | None = None
-    ) -> tuple[Tensor, AttentionState]:
+        self,
+        x: Tensor,
+        state: AttentionState | AttentionCache | None = None,
+        *,
+        segment_ids: Tensor | None = None,
+    ) -> tuple[Tensor, AttentionState | AttentionCache]:
         """See `Mixer`; the state holds every key and value of the current segments."""
         self._check(x, segment_ids)
+        if isinstance(state, AttentionCache):
+            return self._in_place(x, state, segment_ids)
         batch, length, _ = x.shape
         if state is not None:
             self._check_state(state, AttentionState, batch)
@@ -109,6 +162,33 @@ class AttentionMixer(Mixer):
         if numbers is not None:
             keys, values = _forget(keys, values, position)
         return y, AttentionState(keys, values, position, last_segment(segment_ids, segment))
+
+    def _in_place(
+        self, x: Tensor, state: AttentionCache, segment_ids: Tensor | None
+    ) -> tuple[Tensor, AttentionCache]:
+        self._check_state(state, AttentionCache, x.shape[0])
+        capacity = state.keys.shape[2]
+        if segment_ids is not None:
+            raise UsageError("a reserved attention cache holds one segment; leave segment_ids out")
+        positions = _positions(state.position, x.shape[1], None)
+        # On a GPU the check would wait for the device; there the write itself fails.
+        if not x.is_cuda and int(positions[:, -1].max()) >= capacity:
+            raise UsageError(
+                f"the attention cache has room for {capacity} positions and is full; "
+                "reserve a larger one"
+            )
+        q, k, v = (
+            part.unflatten(-1, (self.n_heads, self.head_width)).transpose(1, 2)
+            for part in self.in_proj(x).chunk(3, dim=-1)
+        )
+        q, k = self._rotate(positions, q, k)
+        place = positions[:, None, :, None].expand_as(k)
+        state.keys.scatter_(2, place, k)
+        state.values.scatter_(2, place, v)
+        mask = torch.arange(capacity, device=x.device) <= positions[:, None, :, None]
+        y = F.scaled_dot_product_attention(q, state.keys, state.values, attn_mask=mask)
+        y = self.out_proj(y.transpose(1, 2).flatten(2))
+        return y, state._replace(position=positions[:, -1] + 1)
 
     def initial_state(
         self, batch: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None

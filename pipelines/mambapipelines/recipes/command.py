@@ -65,7 +65,7 @@ def load_config(name: str, *, small: bool = False, overrides: Sequence[str] = ()
     try:
         values = parser.parse_args([*given, *overrides])
         values.pop("config", None)
-        built = parser.instantiate_classes(values).as_dict()
+        built = vars(parser.instantiate_classes(values))
     except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise UsageError(plain_message(str(error))) from None
     return config(**built)
