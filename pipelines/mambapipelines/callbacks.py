@@ -43,6 +43,12 @@ class Clock:
         return self._before + (time.monotonic() - self._started if self._started else 0.0)
 
 
+def _parts(trainer: Trainer) -> int:
+    """How many processes a window is split over."""
+    group = getattr(trainer.strategy, "sequence", None)
+    return 1 if group is None else group.size
+
+
 def seed_step(seed: int, number: int, rank: int) -> None:
     """Random numbers (dropout) as a function of seed, batch number and rank, so that a resumed
     training needs no saved generator states."""
@@ -125,14 +131,19 @@ class StepKeeper(Callback):
         now = time.monotonic()
         rate = (self._tokens - self._shown[1]) / max(now - self._shown[0], 1e-9)
         self._shown = (now, self._tokens)
-        means = {name: float(total) / self._batches for name, total in self._sums.items()}
+        totals = torch.stack([torch.as_tensor(total).double() for total in self._sums.values()])
+        if trainer.world_size > 1:
+            totals = trainer.strategy.reduce(totals.to(trainer.strategy.root_device), None, "mean")
+            assert isinstance(totals, torch.Tensor)
+        values = (totals / self._batches).tolist()
+        means = dict(zip(self._sums, values, strict=True))
         self._sums, self._batches = {}, 0
         row: Row = {
             "step": step,
             "seconds": round(self._clock.elapsed, 2),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             **{f"train/{name}": value for name, value in means.items()},
-            "train/window": batch[0].shape[1],
+            "train/window": batch[0].shape[1] * _parts(trainer),
             "train/batch": batch[0].shape[0],
             "train/tokens": self._tokens,
             "train/tokens_per_second": round(rate),

@@ -53,6 +53,8 @@ class TrainerOptions:
         devices: how many devices, or which (a list such as 0,2), or auto for all.
         num_nodes: machines of a distributed run.
         strategy: Lightning's strategy, e.g. ddp; auto chooses it when there are several devices.
+        sequence_parallel: processes that each window is split over (so that a window may be as long
+            as the memory of that many devices allows); divides devices times num_nodes.
         precision: auto (bf16-mixed on a GPU, 32-true elsewhere), 32-true, bf16-mixed, 16-mixed
             or 64-true.
         gradient_clip_val: largest norm of the gradient; 0 switches clipping off.
@@ -74,6 +76,7 @@ class TrainerOptions:
     devices: int | str = 1
     num_nodes: int = 1
     strategy: str = "auto"
+    sequence_parallel: int = 1
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     gradient_clip_val: float = 1.0
     accumulate_grad_batches: int = 1
@@ -90,6 +93,7 @@ class TrainerOptions:
         accepted = {
             "max_steps": (self.max_steps >= 1, "at least 1"),
             "num_nodes": (self.num_nodes >= 1, "at least 1"),
+            "sequence_parallel": (self.sequence_parallel >= 1, "at least 1"),
             "accumulate_grad_batches": (self.accumulate_grad_batches >= 1, "at least 1"),
             "val_check_interval": (self.val_check_interval >= 1, "at least 1"),
             "log_every_n_steps": (self.log_every_n_steps >= 1, "at least 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -17,6 +18,8 @@ from .interrupt import StopFlag
 from .loading import BatchMaker, StepDataset, StepSampler, lag, loader
 from .metrics_file import MetricsFile
 from .options import OptimizerOptions, TrainerOptions
+from .parallel.strategy import NAME, SequenceParallelStrategy, check_division, check_layers
+from .parallel.watch import Watch
 from .progress import Progress
 from .runs import Run
 from .schedule import Pace, Stage, stage_at
@@ -61,6 +64,29 @@ class StepData(LightningDataModule):
             workers=self.workers,
             pin=self.on_gpu,
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """This process's part of the batch, where windows are split over processes.
+
+        Raises:
+            UsageError: the batch cannot be cut.
+        """
+        group = getattr(self.trainer.strategy, "sequence", None) if self.trainer else None
+        if group is None or group.size == 1:
+            return batch
+        if not hasattr(batch, "part"):
+            raise UsageError(
+                f"a {type(batch).__name__} cannot be split over processes: it has no method "
+                "part(start, stop); leave --trainer.sequence_parallel at 1."
+            )
+        return batch.part(*group.part(batch[0].shape[1]))
+
+    def _place(self) -> tuple[int, int]:
+        """Which of how many data ranks this process belongs to: windows are dealt out to those."""
+        if self.trainer is None:
+            return 0, 1
+        place = getattr(self.trainer.strategy, "data_place", None)
+        return place or (self.trainer.global_rank, self.trainer.world_size)
 
     @property
     def on_gpu(self) -> bool:
@@ -108,7 +134,7 @@ def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer
         "accelerator": options.accelerator,
         "devices": options.devices,
         "num_nodes": options.num_nodes,
-        "strategy": options.strategy,
+        "strategy": _strategy(options),
         "precision": resolve_precision(options),
         "gradient_clip_val": options.gradient_clip_val or None,
         "accumulate_grad_batches": options.accumulate_grad_batches,
@@ -132,9 +158,22 @@ def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer
     if clash:
         raise UsageError(f"--trainer.extra has {clash[0]!r}, which has its own option or is fixed.")
     try:
-        return Trainer(**settings, **options.extra)
+        trainer = Trainer(**settings, **options.extra)
     except (ValueError, TypeError) as error:
         raise UsageError(f"the trainer options were refused: {error}") from None
+    check_division(trainer.world_size, options.sequence_parallel)
+    return trainer
+
+
+def _strategy(options: TrainerOptions) -> str | SequenceParallelStrategy:
+    if options.sequence_parallel == 1:
+        return options.strategy
+    if options.strategy not in ("auto", "ddp", NAME):
+        raise UsageError(
+            f"--trainer.sequence_parallel is a strategy of its own: leave --trainer.strategy at "
+            f"auto, not {options.strategy!r}."
+        )
+    return SequenceParallelStrategy(options.sequence_parallel)
 
 
 def train(
@@ -188,19 +227,24 @@ def train(
             module.load_state_dict(checkpoints.read(resume)["state_dict"])
             return Outcome(position, saved["ended"], saved["best_step"])
         pace.load_state_dict(saved["pace"])
+    if trainer_options.sequence_parallel > 1:
+        check_layers(module, trainer_options.sequence_parallel)
     clock, flag = Clock(before), StopFlag()
     data.continue_at(position, accumulate, pace)
 
     full_length = data.stages[-1].start
     keeper = RunKeeper(run, pace, clock, trainer_options, monitor, full_length, flag)
     steps = StepKeeper(pace, clock, seed, trainer_options, optimizer_options, data.unit)
-    trainer = build_trainer(trainer_options, [steps, keeper], run)
+    watch = Watch(f"Continue with: --resume {run.folder}")
+    trainer = build_trainer(trainer_options, [steps, keeper, watch], run)
     if trainer.is_global_zero:
         steps.show(MetricsFile(run.metrics, until=position), progress)
         keeper.show(progress)
     checkpoints.place(trainer, position, accumulate)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    except RuntimeError as error:
+        raise watch.explain(error) or error from None
     finally:
         flag.remove()
         if progress:

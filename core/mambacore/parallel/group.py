@@ -75,13 +75,18 @@ class SequenceGroup:
                 f"{world} processes do not divide into groups of {size}; start a multiple of "
                 f"{size} processes, or split the sequence over a divisor of {world}"
             )
-        own: tuple[Any, Any] = (None, None)
-        for first in range(0, world, size):
-            ranks = list(range(first, first + size))
-            pair = (dist.new_group(ranks, timeout), dist.new_group(ranks, timeout))
-            if rank in ranks:
-                own = pair
-        return cls(rank % size, size, *own)
+        rows = [list(range(first, first + size)) for first in range(0, world, size)]
+        return cls(rank % size, size, _own_group(rows, timeout), _own_group(rows, timeout))
+
+    @classmethod
+    def of_mesh(cls, mesh: Any, name: str, timeout: timedelta | None = None) -> SequenceGroup:
+        """The group along the dimension `name` of a two-dimensional device mesh, whose last
+        dimension that is; every process has to call this."""
+        rows = mesh.mesh.tolist()
+        size = len(rows[0])
+        if size == 1:
+            return cls()
+        return cls(mesh.get_local_rank(name), size, mesh.get_group(name), _own_group(rows, timeout))
 
     def reversed(self) -> SequenceGroup:
         """The same processes for the sequence read backwards."""
@@ -129,6 +134,13 @@ class SequenceGroup:
 
     def __deepcopy__(self, memo: dict) -> SequenceGroup:
         return self  # process groups cannot be copied
+
+
+def _own_group(rows: list[list[int]], timeout: timedelta | None) -> Any:
+    """A new process group for each list of ranks; this process's own."""
+    groups = [dist.new_group(ranks, timeout) for ranks in rows]
+    rank = dist.get_rank()
+    return next(group for group, ranks in zip(groups, rows, strict=True) if rank in ranks)
 
 
 class _Gather(torch.autograd.Function):

@@ -26,6 +26,11 @@ class Batch(NamedTuple):
     lengths: Tensor
     labels: Tensor
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Positions start to stop of every row."""
+        lengths = (self.lengths - start).clamp(0, stop - start)
+        return Batch(self.tokens[:, start:stop], lengths, self.labels)
+
 
 def to_tensors(batch: WindowBatch) -> Batch:
     """The same memory as tensors."""
@@ -112,7 +117,3 @@ class SpeciesData(StepData):
         rank, world = self._place()
         batch = max(1, self._options.tokens // self._options.window)
         return loader(ValidationBatches(self.validation, rank, world, batch), pin=self.on_gpu)
-
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

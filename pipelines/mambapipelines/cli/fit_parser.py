@@ -24,6 +24,7 @@ RESUMABLE = (
     "trainer.devices",
     "trainer.num_nodes",
     "trainer.strategy",
+    "trainer.sequence_parallel",
     "trainer.threads",
     "data.num_workers",
 )

@@ -130,6 +130,8 @@ def _explain(error: BaseException) -> tuple[int, str | None]:
         return error.code, error.note or "interrupted"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
+    if isinstance(error, DataError) and not str(error):
+        return BAD_DATA, ""  # another process says it
     if isinstance(error, DataError):
         return BAD_DATA, f"error: {error}"
     if isinstance(error, UsageError):

@@ -29,6 +29,10 @@ class Batch(NamedTuple):
     targets: Tensor
     segments: Tensor | None = None
 
+    def part(self, start: int, stop: int) -> Batch:
+        """Positions start to stop of every row."""
+        return Batch(*(None if t is None else t[:, start:stop] for t in self))  # type: ignore
+
 
 def to_tensors(batch: LanguageBatch) -> Batch:
     """The same memory as tensors."""
@@ -107,7 +111,3 @@ class LanguageSequences(StepData):
         batch = max(1, self._options.tokens // self._options.window)
         dataset = ValidationBatches(self.validation, *self._place(), batch)
         return loader(dataset, pin=self.on_gpu)
-
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
