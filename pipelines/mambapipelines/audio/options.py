@@ -44,8 +44,8 @@ class AudioDataOptions:
     code: Literal["mulaw8", "linear8", "pcm16"] = "mulaw8"
     channel: Literal["mix", "left", "right"] = "mix"
     gain: Literal["none", "file", "corpus"] = "none"
-    window: int = 16384
-    tokens: int = 32768
+    window: int = 8192
+    tokens: int = 16384
     clips: bool | None = None
     first_window: int = 1024
     length_warmup: float = 0.0
