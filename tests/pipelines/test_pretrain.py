@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -137,3 +138,21 @@ def test_what_is_no_language_model_is_refused(tmp_path, trained, sheet, capsys):
     code, _, err = run_cli(capsys, "pretrain", *arguments, "--model.mixer", "bidirectional")
     assert code == 2
     assert "sees the base that it shall predict" in err
+
+
+def test_perplexity_prints_one_json_object(pretrained, sheet, capsys):
+    code, out, err = run_cli(
+        capsys, "perplexity", "--model", pretrained, "--samples", sheet, "--contexts", "64,128",
+        "--scored", "32", "--markov-order", "4", "--windows", "20", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert [score["context"] for score in result["contexts"]] == [64, 128]
+    assert (result["windows"], result["bases"]) == (20, 640)
+    assert result["markov"]["bits"] < 2.05
+    code, out, _ = run_cli(
+        capsys, "perplexity", "--model", pretrained / "model", "--samples", sheet, "--contexts",
+        "64", "--scored", "32", "--markov-order", "-1",
+    )  # fmt: skip
+    assert code == 0
+    assert "perplexity" in out

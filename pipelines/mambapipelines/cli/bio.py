@@ -17,6 +17,7 @@ PROGRAM = Program(
             "pretrain", f"{_VERBS}.pretrain", "train a language model on sequences without labels"
         ),
         Verb("evaluate", f"{_VERBS}.evaluate", "score a model beside chance and k-mer baseline"),
+        Verb("perplexity", f"{_VERBS}.perplexity", "bits a base against context length"),
         Verb("classify", f"{_VERBS}.classify", "label the records of sequence files (TSV)"),
         Verb("report", f"{_VERBS}.report", "draw a run: curves, confusion, accuracy by length"),
         Verb("simulate", f"{_VERBS}.simulate", "write simulated great-ape genomes to try it on"),
