@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mambabio.alphabet import Ids
 from mambabio.baselines import KmerBaselines
 from mambabio.baselines_n import n_only_accuracy
 from mambabio.calibration import fit_temperature
@@ -15,10 +17,10 @@ from mambabio.evaluation import Evaluation, SubsetScore
 from mambabio.metrics import Interval, bootstrap_interval, reliability, score
 from mambabio.near_duplicates import known_near_duplicates
 from mambabio.rivals import Rivals
-from mambabio.scoring import Scorer
+from mambabio.scoring import Scorer, normalise
 from mambabio.sheet import Split
 from mambabio.store import SequenceStore
-from mambabio.windows import WindowSet, tile_windows
+from mambabio.windows import MINIMUM_WINDOW, WindowBatch, WindowSet, tile_windows
 from mambacore.errors import UsageError
 
 Progress = Callable[[int, int], None]
@@ -29,24 +31,50 @@ def window_log_probabilities(
     scorer: Scorer,
     tiles: WindowSet,
     *,
+    piece: int | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """(n, classes) log-probabilities of a set of windows, in their order."""
+    """(n, classes) log-probabilities of a set of windows, in their order.
+
+    piece: average those of pieces of this many bases, where windows are longer; whole otherwise.
+    """
     size = scorer.batch_size(tiles.window) if batch_size is None else batch_size
     if size < 1:
         raise UsageError(f"batch_size is {size}; give a whole number of at least 1")
+    in_pieces = piece is not None and piece < tiles.window
     out = np.empty((len(tiles), len(scorer.model.labels)))
     # By length, so that short windows are not padded to long ones.
     order = np.argsort(tiles.length, kind="stable")
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         batch = tiles.batch(chosen)
-        longest = int(batch.lengths.max())
-        out[chosen] = scorer(batch.tokens[:, :longest], batch.lengths)
+        if in_pieces:
+            out[chosen] = _by_pieces(scorer, batch, piece)
+        else:
+            longest = int(batch.lengths.max())
+            out[chosen] = scorer(batch.tokens[:, :longest], batch.lengths)
         if progress is not None:
             progress(min(start + size, len(order)), len(order))
     return out
+
+
+def _by_pieces(scorer: Scorer, batch: WindowBatch, piece: int) -> NDArray[np.float64]:
+    """Mean log-probabilities of each window's pieces by their bases, as `classify` has it."""
+    least = min(MINIMUM_WINDOW, piece)
+    pieces: list[Ids] = []
+    owners: list[int] = []
+    for row, (ids, length) in enumerate(zip(batch.tokens, batch.lengths.tolist(), strict=True)):
+        for start in range(0, length, piece):
+            part = ids[start : min(start + piece, length)]
+            if start == 0 or len(part) >= least:
+                pieces.append(part)
+                owners.append(row)
+    weights = np.array([len(part) for part in pieces], dtype=np.float64)
+    log_p = scorer.windows(pieces, scorer.batch_size(piece))
+    total = np.zeros((len(batch.lengths), log_p.shape[1]))
+    np.add.at(total, owners, log_p * weights[:, None])
+    return total / np.bincount(owners, weights)[:, None]
 
 
 def calibrate(
@@ -96,6 +124,8 @@ def evaluate(
     both_strands: bool | None = None,
     precision: str = "float32",
     near_duplicates: Collection[int] | None = None,
+    whole: bool = False,
+    candidates: Literal["model", "sheet"] = "model",
     samples: int = 2000,
     seed: int = 0,
     progress: Progress | None = None,
@@ -116,6 +146,10 @@ def evaluate(
         batch_size, both_strands, precision: as for `mambabio.classify.classify`.
         near_duplicates: places in `store.records` that are nearly in the training data, for the
             figures without them; looked for in the test split by default, none if empty.
+        whole: read a window that is longer than the trained length in one pass; by default its
+            pieces of the trained length are averaged, as `classify` does.
+        candidates: which classes may be called: all that the model knows, or only those that
+            the sheet names, so that a model of many species answers a question about a few.
         samples, seed: of the bootstrap.
         progress: called with windows done and in all.
         log: called with a line a step of the baselines.
@@ -131,13 +165,19 @@ def evaluate(
     window = model.config.window if window is None else window
     tiles = tile_windows(store, split, window)
     scorer = Scorer(model, both_strands=both_strands, precision=precision)
-    log_p = window_log_probabilities(scorer, tiles, batch_size=batch_size, progress=progress)
-    true = _to_model_ids(model, store)[tiles.labels]
+    piece = None if whole or window <= model.config.window else model.config.window
+    log_p = window_log_probabilities(
+        scorer, tiles, piece=piece, batch_size=batch_size, progress=progress
+    )
+    true, labels = _to_model_ids(model, store)[tiles.labels], model.labels
+    if candidates == "sheet":
+        true, labels = tiles.labels, store.labels
+        log_p = np.log(normalise(log_p[:, _to_model_ids(model, store)]))
     called = log_p.argmax(axis=1)
     right = called == true
 
     rivals = Rivals.on(tiles, baselines, fit=fit_baselines, log=log)
-    figures = score(true, called, model.labels)
+    figures = score(true, called, labels)
 
     def macro_interval(values: NDArray[np.float64] | NDArray[np.bool_]) -> Interval:
         return bootstrap_interval(values, true, tiles.group, samples=samples, seed=seed)
@@ -156,13 +196,13 @@ def evaluate(
         near_duplicates = known_near_duplicates(store, split, log=log)
     if near_duplicates:
         keep = ~np.isin(tiles.record, list(near_duplicates))
-        subset = _subset(true, called, rivals.best_right, tiles, keep, model.labels, seed)
+        subset = _subset(true, called, rivals.best_right, tiles, keep, labels, seed)
     confidence = np.minimum(np.exp(log_p.max(axis=1)), 1.0)
     return Evaluation(
         split=split,
         window=window,
         trained_window=model.config.window,
-        labels=model.labels,
+        labels=labels,
         windows=len(tiles),
         records=len(np.unique(tiles.record)),
         bases=int(tiles.length.sum()),
@@ -171,7 +211,7 @@ def evaluate(
         interval=macro_interval(right),
         f1=figures.f1,
         mcc=figures.mcc,
-        chance=1 / len(model.labels),
+        chance=1 / len(labels),
         majority=float(np.bincount(true).max() / len(true)),
         baseline=rivals.best,
         advantage=advantage,
@@ -185,6 +225,7 @@ def evaluate(
         excluding_near_duplicates=subset,
         both_strands=scorer.both_strands,
         n_only=n_only,
+        piece=piece,
     )
 
 

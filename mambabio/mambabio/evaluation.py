@@ -63,6 +63,7 @@ class Evaluation:
     a label. confusion: (true, called) counts. reliability, temperature: calibration, fitted on
     validation. dropped: reason to number of records left out. excluding_near_duplicates: the
     figures without records that are nearly in the training data. trained_window: the model's.
+    piece: bases of the pieces whose answers were averaged; None where windows were read whole.
     """
 
     split: str
@@ -91,6 +92,7 @@ class Evaluation:
     excluding_near_duplicates: SubsetScore | None
     both_strands: bool = False
     n_only: float | None = None
+    piece: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None. `from_dict` reads them back."""
@@ -100,6 +102,7 @@ class Evaluation:
             "split": self.split,
             "window": self.window,
             "trained_window": self.trained_window,
+            "piece": self.piece,
             "both_strands": self.both_strands,
             "labels": list(self.labels),
             "windows": self.windows,

@@ -57,7 +57,12 @@ def remarks(e: Evaluation) -> list[str]:
     if e.interval.smallest < 5:
         said.append("A class with so few of them varies too little: the interval is too narrow.")
     if e.window != e.trained_window:
-        said.append(f"The model was trained on windows of {e.trained_window:,} bases.")
+        way = (
+            f"the answers of pieces of {e.piece:,} are averaged"
+            if e.piece
+            else "each is read whole"
+        )
+        said.append(f"The model was trained on windows of {e.trained_window:,} bases; {way}.")
     said.append(
         f"Macro F1 {e.f1:.3f}, Matthews correlation {e.mcc:.3f}, expected calibration error "
         f"{e.reliability.ece:.3f} at temperature {e.temperature:.2f}."

@@ -18,7 +18,7 @@ from mambabio.evaluate import calibrate, evaluate, window_log_probabilities
 from mambabio.evaluation import Evaluation
 from mambabio.near_duplicates import known_near_duplicates, near_duplicates
 from mambabio.rivals import fit_baselines
-from mambabio.scoring import Scorer
+from mambabio.scoring import Scorer, normalise
 from mambabio.sheet import load_samples
 from mambabio.store import SequenceStore, build_store
 from mambabio.windows import tile_windows
@@ -102,6 +102,45 @@ def test_figures_are_those_of_the_windows(
     assert e.chance == pytest.approx(1 / 3)
     assert e.reliability.count.sum() == e.windows
     assert sum(e.dropped.values()) == sum(r.length < 64 for r in store.select("test"))
+
+
+def test_long_windows_average_their_pieces_as_classify_does(
+    store: SequenceStore, model: SpeciesClassifier, tmp_path: Path
+) -> None:
+    long = 3 * WINDOW
+    tiles = tile_windows(store, "test", long)
+    log_p = window_log_probabilities(Scorer(model), tiles, piece=WINDOW)
+    fasta = tmp_path / "windows.fa"
+    batch = tiles.batch(np.arange(len(tiles)))
+    rows = zip(batch.tokens, batch.lengths.tolist(), strict=True)
+    fasta.write_text("".join(f">{i}\n{decode(ids[:n])}\n" for i, (ids, n) in enumerate(rows)))
+    expected = [p.probabilities for p in model.classify(fasta)]
+    np.testing.assert_allclose(normalise(log_p), expected, atol=1e-6)
+    averaged = evaluate(model, store, window=long, fit_baselines=False, samples=20)
+    assert averaged.piece == WINDOW
+    assert averaged.accuracy == np.mean(np.argmax(expected, 1) == tiles.labels)
+    whole = evaluate(model, store, window=long, fit_baselines=False, samples=20, whole=True)
+    direct = window_log_probabilities(Scorer(model), tiles).argmax(1)
+    assert whole.piece is None
+    assert whole.accuracy == np.mean(direct == tiles.labels)
+    assert Evaluation.from_dict(averaged.to_dict()).piece == WINDOW
+
+
+def test_only_the_sheets_classes_are_candidates(model: SpeciesClassifier, tmp_path: Path) -> None:
+    few = build(tmp_path, {"test": 12}, labels=("bat", "cow"))
+    few = replace(few, labels=("bat", "cow"), records=tuple(
+        replace(r, label_id=r.label_id - 1) for r in few.records
+    ))  # fmt: skip
+    tiles = tile_windows(few, "test", WINDOW)
+    log_p = window_log_probabilities(Scorer(model), tiles)
+    e = evaluate(model, few, candidates="sheet", fit_baselines=False, samples=20)
+    assert e.labels == ("bat", "cow")
+    assert e.chance == 0.5
+    assert e.confusion.shape == (2, 2)
+    assert e.accuracy == np.mean(log_p[:, 1:].argmax(1) == tiles.labels)
+    among_all = evaluate(model, few, fit_baselines=False, samples=20)
+    assert among_all.confusion.shape == (3, 3)
+    assert e.accuracy >= among_all.accuracy
 
 
 def test_baselines_see_the_same_windows(evaluation: Evaluation, store: SequenceStore) -> None:

@@ -34,6 +34,17 @@ def _parser(prog: str) -> Parser:
     parser.add_argument(
         "--window", type=positive, metavar="N", help="bases in a window (default: as trained)"
     )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="read windows beyond the trained length in one pass instead of averaging pieces",
+    )
+    parser.add_argument(
+        "--candidates",
+        choices=("model", "sheet"),
+        default="model",
+        help="classes that may be called: all that the model knows, or only those in the sheet",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument(
         "--out", metavar="DIR", help="also save the figures there (default: the run folder's own)"
@@ -85,6 +96,8 @@ def main(argv: list[str], prog: str) -> int:
         batch_size=arguments.batch_size,
         both_strands=arguments.both_strands,
         precision=precision_of(arguments, device),
+        whole=arguments.whole,
+        candidates=arguments.candidates,
         seed=arguments.seed,
         progress=_Progress() if sys.stderr.isatty() else None,
         log=_log,
