@@ -45,7 +45,7 @@ demo: $(VENV)/.install
 	$(BIN)/python -m mambapipelines demo --out $(DEMO)
 
 test: $(VENV)/.install-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 lint: $(VENV)/.install-dev
 	$(BIN)/ruff format --check .

@@ -42,14 +42,13 @@ def window_log_probabilities(
     size = scorer.batch_size(tiles.window) if batch_size is None else batch_size
     if size < 1:
         raise UsageError(f"batch_size is {size}; give a whole number of at least 1")
-    in_pieces = piece is not None and piece < tiles.window
     out = np.empty((len(tiles), len(scorer.model.labels)))
     # By length, so that short windows are not padded to long ones.
     order = np.argsort(tiles.length, kind="stable")
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         batch = tiles.batch(chosen)
-        if in_pieces:
+        if piece is not None and piece < tiles.window:
             out[chosen] = _by_pieces(scorer, batch, piece)
         else:
             longest = int(batch.lengths.max())
