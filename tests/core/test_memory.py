@@ -54,7 +54,7 @@ def measured(config: ModelConfig, mode: str, piece: int | None, autocast: bool) 
         (True, {"residual_dtype": "bfloat16", "mixer_options": FUSED}),
         (False, {"mixer_options": FUSED}),
         (True, {"mlp_expand": 2.0, "mixer_options": FUSED}),
-        (True, {"mixer": "bidirectional", "mixer_options": BOTH}),
+        (False, {"mixer": "bidirectional", "mixer_options": BOTH}),
     ],
 )
 def test_formula_is_what_is_allocated(

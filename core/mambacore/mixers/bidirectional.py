@@ -51,7 +51,6 @@ class BidirectionalMixer(Mixer):
         self.left = build_mixer(inner, d_model, **(inner_options or {}))
         if not self.left.causal:
             raise UsageError(f"inner mixer {inner!r} is not causal; name one that is")
-        self.casts_input = self.left.casts_input
         self.right = None if shared else build_mixer(inner, d_model, **(inner_options or {}))
 
     def forward(
