@@ -7,6 +7,8 @@ Nothing waits for the host within a period; between two there are a launch and t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -124,7 +126,7 @@ def _place(state: WaveformState | None) -> int:
     return place
 
 
-def _has_none(level: object) -> bool:
+def _has_none(level: Any) -> bool:
     """Whether a level below has never run."""
     while hasattr(level, "pending"):
         level = level.below

@@ -13,6 +13,7 @@ PROGRAM = Program(
     description="Train on recordings, sample by sample.",
     verbs=(
         Verb("fit", f"{_VERBS}.fit", "train on recordings into a run folder, or resume a run"),
+        Verb("generate", f"{_VERBS}.generate", "make sound: from nothing, a label or a recording"),
         Verb("check", f"{_VERBS}.check", "clipping, DC, silence, bit depth, duplicates (TSV)"),
     ),
     epilog="Reading, writing and coding sound is in the Python package mambaaudio.",
