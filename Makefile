@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DEMO := demo
+DEMO_AUDIO := demo-audio
 
-.PHONY: help demo test lint gpu-check clean check-python
+.PHONY: help demo demo-audio test lint gpu-check clean check-python
 
 help:
 	@echo "make demo        simulate genomes, train, evaluate, classify, draw (under 4 minutes)"
+	@echo "make demo-audio  synthesise notes, train, generate, draw (under 3 minutes)"
 	@echo "make test        set up .venv and run the tests"
 	@echo "make lint        ruff, pyright, import-linter"
 	@echo "make gpu-check   the tests marked gpu and the GPU benchmarks (CUDA, under 9 minutes)"
-	@echo "make clean       remove .venv and $(DEMO)"
+	@echo "make clean       remove .venv, $(DEMO) and $(DEMO_AUDIO)"
 
 check-python:
 	@command -v $(PYTHON) >/dev/null || { \
@@ -44,6 +46,9 @@ $(VENV)/.install-dev: $(VENV)/.install-test
 demo: $(VENV)/.install
 	$(BIN)/python -m mambapipelines demo --out $(DEMO)
 
+demo-audio: $(VENV)/.install
+	$(BIN)/python -m mambapipelines demo-audio --out $(DEMO_AUDIO)
+
 test: $(VENV)/.install-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
@@ -63,4 +68,4 @@ gpu-check:
 	timeout 160 $(GPU_PYTHON) kernels/bench/model_gpu.py --out $(GPU_OUT)
 
 clean:
-	rm -rf $(VENV) $(DEMO)
+	rm -rf $(VENV) $(DEMO) $(DEMO_AUDIO)

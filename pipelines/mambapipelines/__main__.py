@@ -1,5 +1,5 @@
-"""``python -m mambapipelines bio ...`` is ``mambabio ...``; ``audio`` likewise; ``demo`` and
-``recipe``.
+"""``python -m mambapipelines bio ...`` is ``mambabio ...``; ``audio`` likewise; ``demo``,
+``demo-audio`` and ``recipe``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ def main() -> int:
         from .cli.audio import main as program
     elif domain == "demo":
         from .demo import main as program
+    elif domain == "demo-audio":
+        from .demo_audio import main as program
     elif domain == "recipe":
         from .recipes.command import main as program
     else:
-        sys.stderr.write("usage: python -m mambapipelines bio|audio VERB ... (or: demo, recipe)\n")
+        sys.stderr.write(
+            "usage: python -m mambapipelines bio|audio VERB ... (or: demo, demo-audio, recipe)\n"
+        )
         return 2
     return program(sys.argv[2:])
 

@@ -71,6 +71,14 @@ def test_shipped_configs_parse(path):
         assert parsed.sections == parse_fit(("--run", "x"), *verb).sections
 
 
+def test_shipped_configs_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for argv in (("--config", "h200-species"), ("--config=h200-species.yaml",)):
+        assert parse(*argv, "--run", "x").sections["model"].d_model == 192
+    (tmp_path / "h200-species").write_text("model: {d_model: 8}\n")
+    assert parse("--config", "h200-species", "--run", "x").sections["model"].d_model == 8
+
+
 @pytest.mark.parametrize(
     ("argv", "text"),
     [

@@ -171,7 +171,6 @@ def _fit(
     import torch
 
     from mambaaudio.model import WaveformModel
-    from mambacore.checkpointing import set_checkpointing
 
     from ..training import train
     from .data import WaveformData
@@ -183,7 +182,6 @@ def _fit(
         assert model_options.init is not None
         known = WaveformModel.from_pretrained(Path(model_options.init).expanduser())
         model.load_state_dict(known.state_dict())
-    set_checkpointing(model, model_options.checkpointing)
     data = WaveformData(corpus, layout, data_options, arguments.seed)
     if data.validation is None:
         say("no validation recordings: the last state is taken, and nothing stops early")

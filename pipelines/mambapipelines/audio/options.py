@@ -102,9 +102,6 @@ class AudioModelOptions:
         label_dropout: probability of hiding a clip's label in training, so that the model also
             generates without one.
         speaker_dropout: likewise for speakers.
-        checkpointing: what the blocks keep for the backward pass: none keeps all, selective drops
-            what the norm can give again, block keeps the stream alone (longest windows, a third
-            more time). It changes no result.
         init: fine-tune this model (a run folder or an exported model): its architecture, rate,
             code, gain, labels and speakers are taken over.
     """
@@ -122,7 +119,6 @@ class AudioModelOptions:
     residual_dtype: Literal["float32", "bfloat16", "model"] | None = None
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
-    checkpointing: Literal["none", "selective", "block"] = "none"
     init: str | None = None
 
     def __post_init__(self) -> None:

@@ -70,6 +70,7 @@ def parse_fit(
         SystemExit: after ``--help`` and ``--print_config``, with code 0.
     """
     parser = _parser(prog, sections, epilog)
+    argv = shipped_configs(argv)
     if any(argument.startswith("--print_config") for argument in argv):
         _parse(parser, argv, defaults=True)
     given = _parse(parser, argv, defaults=False)
@@ -86,6 +87,29 @@ def parse_fit(
             raise UsageError("name a new folder for the run (--run DIR) or one to resume.")
     built = _build(parser, sections, values)
     return FitArguments(run, resume, int(values["seed"]), built, overrides)
+
+
+def shipped_configs(argv: Sequence[str]) -> list[str]:
+    """The arguments with the path of a shipped configuration in place of its name.
+
+    A file of that name in the working folder goes first; the ending .yaml may be left out.
+
+    >>> [Path(a).name for a in shipped_configs(["--config", "digits", "--run", "digits"])]
+    ['--config', 'digits.yaml', '--run', 'digits']
+    """
+    folder = Path(__file__).resolve().parents[1] / "configs"
+    found = []
+    for place, argument in enumerate(argv):
+        head, given = "", argument
+        if argument.startswith("--config="):
+            head, _, given = argument.partition("=")
+            head += "="
+        if head or (place and argv[place - 1] == "--config"):
+            own = folder / (given if given.endswith(".yaml") else f"{given}.yaml")
+            if given and not Path(given).exists() and own.is_file():
+                argument = f"{head}{own}"
+        found.append(argument)
+    return found
 
 
 def _parser(prog: str, sections: Mapping[str, type], epilog: str) -> Any:
@@ -108,7 +132,9 @@ def _parser(prog: str, sections: Mapping[str, type], epilog: str) -> Any:
         formatter_class=Help,
     )
     parser.add_argument(
-        "--config", action="config", help="YAML file with options; may be repeated, later ones win"
+        "--config",
+        action="config",
+        help="YAML file with options, or a shipped one's name; may be repeated, later ones win",
     )
     parser.add_argument("--run", metavar="DIR", type=str, help="folder of the new run")
     parser.add_argument(
