@@ -40,8 +40,10 @@ def main() -> None:
     same = np.mean([np.mean(a == b) for a, b in zip(*made, strict=True)])
     print(f"{same:.1%} of the samples are those of the model's own steps (float32)")
     model = model.to(getattr(torch, options.dtype))
-    print(torch.cuda.get_device_name(), f"{sum(p.numel() for p in model.parameters()):,} parameters",
-          options.mixers, options.dtype, options.engine)  # fmt: skip
+    count = sum(p.numel() for p in model.parameters())
+    print(
+        f"{torch.cuda.get_device_name()}, {count:,} parameters, {options.mixers}, {options.dtype}"
+    )
     print("batch\tsamples_per_s\tx_real_time_a_row\tpeak_MiB")
     for batch in (int(number) for number in options.batches.split(",")):
         torch.cuda.reset_peak_memory_stats()
