@@ -211,9 +211,9 @@ def _weights(
         return -(float(np.log2(_interpolate(shorter, joined, *weights(x))).sum()) + fixed) / bases
 
     start = np.array([np.log(_START[0]), np.log(_START[1] / (1 - _START[1]))])
-    found = minimize(
-        bits, start, method="Nelder-Mead", options={"maxfev": 60, "xatol": 0.05, "fatol": 1e-6}
-    )
+    steps = start + np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    options = {"maxfev": 60, "xatol": 0.05, "fatol": 1e-6, "initial_simplex": steps}
+    found = minimize(bits, start, method="Nelder-Mead", options=options)
     return *weights(found.x), bits(found.x)
 
 

@@ -15,6 +15,7 @@ from mambacore.losses import LossSum, chunked_cross_entropy
 from mambacore.optim import parameter_groups
 
 from ..options import OptimizerOptions
+from ..state_carry import carried_loss
 from .data import Batch
 
 BITS = 1 / math.log(2)
@@ -30,12 +31,24 @@ class LanguageModule(LightningModule):
     Args:
         model: causal, with DNA's vocabulary.
         optimizer: AdamW's settings; the learning rate's schedule is the run's.
+        segment: bases read at a time, the state handed over to the next; None reads windows
+            whole. In validation, too.
+        carry_gradient: through how many segments a loss is differentiated.
     """
 
-    def __init__(self, model: LanguageModel, optimizer: OptimizerOptions) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: OptimizerOptions,
+        *,
+        segment: int | None = None,
+        carry_gradient: int = 1,
+    ) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
+        self._segment = segment
+        self._carry_gradient = carry_gradient
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def loss_sum(self, batch: Batch, state: Any = None) -> tuple[LossSum, Any]:
@@ -46,10 +59,21 @@ class LanguageModule(LightningModule):
         )
         return loss, state
 
+    def total(self, batch: Batch) -> Tensor:
+        """Nats of a batch, in segments where that is asked for."""
+        size = self._segment or batch.tokens.shape[1]
+
+        def segment_loss(number: int, state: Any) -> tuple[Tensor, Any]:
+            (total, _), state = self.loss_sum(batch.part(number * size, (number + 1) * size), state)
+            return total, state
+
+        segments = -(-batch.tokens.shape[1] // size)
+        parameters = list(self.model.parameters())
+        return carried_loss(segment_loss, segments, self._carry_gradient, parameters)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss, also in bits."""
-        (total, _), _ = self.loss_sum(batch)
-        loss = total / self._count_a_rank(batch)
+        loss = self.total(batch) / self._count_a_rank(batch)
         return {"loss": loss, "bits": loss.detach() * BITS}
 
     def _count_a_rank(self, batch: Batch) -> Tensor:
@@ -66,8 +90,8 @@ class LanguageModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count nats and bases."""
-        (total, counted), _ = self.loss_sum(batch)
-        self._sums += torch.stack([total.double(), counted.double()])
+        counted = (batch.targets < SCORED).sum()
+        self._sums += torch.stack([self.total(batch).double(), counted.double()])
 
     def on_validation_epoch_end(self) -> None:
         """``val/loss`` (nats), ``val/bits`` and ``val/perplexity`` a base, over all ranks."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..bio.options import BackboneOptions, WindowOptions
-from ..options import OptimizerOptions
+from ..options import OptimizerOptions, TrainerOptions, require
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,39 @@ class LanguageOptimizer(OptimizerOptions):
 
     lr: float = 4e-3
     warmup: float = 0.1
+
+
+@dataclass(frozen=True)
+class LanguageTrainer(TrainerOptions):
+    """How long, where and how carefully to train.
+
+    Args:
+        segments: cut each full window into this many segments, read one after the other with the
+            state handed over: memory is that of a segment (or of those in reach of a gradient).
+            Shorter windows of the length warm-up have fewer segments of the same length.
+        carry_gradient: through how many segments a loss is differentiated, its own included: 1
+            hands the state over without a gradient, `segments` or more gives the whole window's
+            exact gradient in the memory of one segment, at the cost of a second forward pass.
+    """
+
+    segments: int = 1
+    carry_gradient: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.segments >= 1, "--trainer.segments", self.segments, "at least 1")
+        require(
+            self.carry_gradient >= 1, "--trainer.carry_gradient", self.carry_gradient, "at least 1"
+        )
+        require(
+            self.segments == 1 or self.sequence_parallel == 1,
+            "--trainer.segments",
+            self.segments,
+            "1 where --trainer.sequence_parallel splits the window over processes",
+        )
+        require(
+            self.segments == 1 or self.precision != "16-mixed",
+            "--trainer.precision",
+            self.precision,
+            "bf16-mixed or 32-true with --trainer.segments: 16-mixed scales gradients too late",
+        )

@@ -16,7 +16,7 @@ from ..cli.fit_parser import FitArguments, to_yaml
 from ..fitting import inputs_of, note_start, prolongs, run_of, say_nothing
 from ..progress import amount, make_progress
 from ..runs import Run
-from .options import LanguageData, LanguageModelOptions
+from .options import LanguageData, LanguageModelOptions, LanguageTrainer
 
 # Torch and Lightning take seconds to import, so they are imported where they are needed: what is
 # wrong with a sheet is said before.
@@ -111,13 +111,19 @@ def _pretrain(
         f"training {amount(parameters)} parameters on {len(store.select('train')):,} stretches of "
         f"sequence, into {run.folder}"
     )
-    module = LanguageModule(model, arguments.sections["optimizer"])
+    trainer: LanguageTrainer = arguments.sections["trainer"]
+    module = LanguageModule(
+        model,
+        arguments.sections["optimizer"],
+        segment=-(-options.window // trainer.segments) if trainer.segments > 1 else None,
+        carry_gradient=trainer.carry_gradient,
+    )
     outcome = train(
         module,
         data,
         run,
         seed=arguments.seed,
-        trainer_options=arguments.sections["trainer"],
+        trainer_options=trainer,
         optimizer_options=arguments.sections["optimizer"],
         progress=progress,
         extended=prolongs(arguments),

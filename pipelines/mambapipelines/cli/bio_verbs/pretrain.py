@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from ...language.options import LanguageData, LanguageModelOptions, LanguageOptimizer
-from ...options import TrainerOptions
+from ...language.options import (
+    LanguageData,
+    LanguageModelOptions,
+    LanguageOptimizer,
+    LanguageTrainer,
+)
 from ..fit_parser import parse_fit
 
 SECTIONS = {
     "data": LanguageData,
     "model": LanguageModelOptions,
     "optimizer": LanguageOptimizer,
-    "trainer": TrainerOptions,
+    "trainer": LanguageTrainer,
 }
 EPILOG = (
     "Only --data.samples and --run must be given. Prints nothing; RUN/model is a language model "
