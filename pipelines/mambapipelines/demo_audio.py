@@ -28,7 +28,7 @@ _LABELS = "A3,C4,D4,E4,G4"
 def _commands(out: Path) -> list[list[str]]:
     run = str(out / "run")
     fit = ["fit", "--data.samples", str(out / "notes" / "sheet.tsv"), "--run", run]
-    fit += ["--model.preset", "tiny", "--data.window", "4096", "--data.tokens", "8192"]
+    fit += ["--model.preset", "tiny", "--data.window", "8192", "--data.tokens", "8192"]
     fit += ["--trainer.max_time", "80s", "--trainer.val_check_interval", "150"]
     generate = ["generate", "--model", run, "--seconds", "1", "-n", "5", "--label", _LABELS]
     generate += ["--speaker", "string", "-o", str(out / "note_{index}_{label}.wav"), "--plot"]

@@ -18,6 +18,7 @@ from ..cli.fit_parser import FitArguments, to_yaml
 from ..fitting import inputs_of, note_start, prolongs, run_of, say_nothing
 from ..progress import amount, make_progress
 from ..runs import Run
+from .corpora import gain_of
 from .options import AudioDataOptions, AudioModelOptions
 
 # Torch and Lightning take seconds to import, so they are imported where they are needed: what is
@@ -98,8 +99,7 @@ def _corpus(
 ) -> Corpus:
     gain: Any = options.gain
     if given is not None and gain == "none":
-        noted = given.trained_on.get("gain")
-        gain = noted if noted in ("none", "file") else given.gain
+        gain = gain_of(given)
     return build_corpus(
         sheet,
         options.cache or run.cache,
