@@ -65,7 +65,9 @@ def load_config(name: str, *, small: bool = False, overrides: Sequence[str] = ()
     try:
         values = parser.parse_args([*given, *overrides])
         values.pop("config", None)
-        built = vars(parser.instantiate_classes(values))
+        # The newer name first: the older one warns where both exist.
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        built = vars(instantiate(values))
     except (argparse.ArgumentError, argparse.ArgumentTypeError, TypeError, ValueError) as error:
         raise UsageError(plain_message(str(error))) from None
     return config(**built)

@@ -190,7 +190,7 @@ def accuracy_on(
     try:
         for first in range(0, questions, rows):
             batch = task.draw(min(rows, questions - first), generator=generator, device=device)
-            called = _answers(model, batch.tokens, batch.answers.shape[1], chunk or length)
+            called = answers_of(model, batch.tokens, batch.answers.shape[1], chunk or length)
             right += (called == batch.answers).sum()
             asked += batch.answers.numel()
     finally:
@@ -198,7 +198,9 @@ def accuracy_on(
     return right.item() / asked
 
 
-def _answers(model: LanguageModel, tokens: Tensor, answers: int, chunk: int) -> Tensor:
+@torch.no_grad()
+def answers_of(model: LanguageModel, tokens: Tensor, answers: int, chunk: int) -> Tensor:
+    """(rows, answers) most likely tokens at the last positions, read in chunks."""
     state = None
     # The last piece holds all positions that are asked for.
     last = max(0, (tokens.shape[1] - answers) // chunk * chunk)

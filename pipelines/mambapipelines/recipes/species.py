@@ -1,0 +1,324 @@
+"""Species from DNA: variants of a classifier trained, then scored at several window lengths.
+
+The work is that of ``mambabio fit`` and ``mambabio evaluate``, called in this process.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ..bio.options import DataOptions, ModelOptions
+from ..language.options import LanguageData, LanguageOptimizer, LanguageTrainer
+from ..options import OptimizerOptions, TrainerOptions, require
+
+T = TypeVar("T", bound=TrainerOptions)
+
+if TYPE_CHECKING:
+    from mambabio.evaluation import Evaluation
+
+    from .results import Context, Result
+
+_SOURCES = {
+    "encode": ("dna/encode_may2005",),
+    "mtdna": ("dna/mtdna",),
+    "great-apes": ("dna/great_apes",),
+}
+_PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A language model on all species of the training region, which classifiers may start from.
+
+    It has the classifiers' backbone (section `model`).
+
+    Args:
+        data: windows; its samples are set by the recipe.
+        optimizer: AdamW.
+        trainer: how long.
+    """
+
+    data: LanguageData = field(default_factory=LanguageData)
+    optimizer: OptimizerOptions = field(default_factory=LanguageOptimizer)
+    trainer: LanguageTrainer = field(default_factory=LanguageTrainer)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a recipe on species does.
+
+    Args:
+        source: which of the public data sets: encode, mtdna or great-apes.
+        labels: classes to take; all when empty.
+        windows: bases at which models are scored, rising.
+        seeds: of weights and training data.
+        split: what is scored; val while settings are being chosen.
+        each_window: train anew for every window instead of once at `data.window`.
+        baselines: also fit the k-mer classifiers.
+        variants: name to what it changes, by dotted name ({model.mixer: s4d}); `pretrained: true`
+            starts from the language model of `pretraining`. Empty: one model as configured.
+        pretraining: of that language model.
+        data: windows of the training, as for `mambabio fit`.
+        model: the classifier.
+        optimizer: AdamW.
+        trainer: how long and how carefully.
+    """
+
+    source: Literal["encode", "mtdna", "great-apes"] = "encode"
+    labels: tuple[str, ...] = ()
+    windows: tuple[int, ...] = (1024, 8192)
+    seeds: tuple[int, ...] = (0,)
+    split: Literal["val", "test"] = "test"
+    each_window: bool = False
+    baselines: bool = True
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pretraining: Pretraining = field(default_factory=Pretraining)
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+
+    def __post_init__(self) -> None:
+        require(len(self.windows) > 0, "--windows", self.windows, "at least one length")
+        require(len(self.seeds) > 0, "--seeds", self.seeds, "at least one number")
+        for name, changes in self.variants.items():
+            sections_of(self, changes, f"variants.{name}")
+
+
+SECTIONS = ("data", "model", "optimizer", "trainer")
+
+
+def sections_of(config: Config, changes: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The sections of ``fit`` with a variant's changes.
+
+    Raises:
+        UsageError: a change of something that does not exist, or to a value out of range.
+    """
+    sections = {section: getattr(config, section) for section in SECTIONS}
+    for key, value in changes.items():
+        if key == _PRETRAINED:
+            continue
+        section, _, option = key.partition(".")
+        known = section in sections and option in {
+            item.name for item in dataclasses.fields(sections[section])
+        }
+        require(known, f"--{name}", key, "SECTION.OPTION of " + ", ".join(SECTIONS))
+        sections[section] = dataclasses.replace(sections[section], **{option: value})
+    return sections
+
+
+def run(config: Config, context: Context) -> Result:
+    """Train every variant with every seed, score each at every window."""
+    from . import sheets
+
+    (part,) = _SOURCES[config.source]
+    folder = context.require_data(part) / part
+    make = {
+        "encode": sheets.encode_sheet,
+        "mtdna": sheets.mtdna_sheet,
+        "great-apes": sheets.great_apes_sheet,
+    }[config.source]
+    samples = make(folder, config.labels, context.out)
+    variants = config.variants or {config.model.mixer: {}}
+    init = None
+    if any(changes.get(_PRETRAINED) for changes in variants.values()):
+        require(config.source == "encode", "--pretraining", config.source, "used with encode")
+        init = _pretrain(config, context, folder)
+    scorer = _Scorer(config, context, samples)
+    for name, changes in variants.items():
+        sections = sections_of(config, changes, f"variants.{name}")
+        if changes.get(_PRETRAINED):
+            assert init is not None
+            sections["model"] = dataclasses.replace(sections["model"], init=str(init))
+        for seed in config.seeds:
+            trainings = config.windows if config.each_window else (config.data.window,)
+            for window in trainings:
+                run_folder = context.out / "runs" / f"{_file_name(name)}-{seed}-{window}"
+                _fit(context, samples, sections, seed, window, run_folder)
+                tests = (window,) if config.each_window else config.windows
+                for test in tests:
+                    scorer.score(name, seed, run_folder, test)
+    return _result(config, context, scorer)
+
+
+def _fit(
+    context: Context,
+    samples: Path,
+    sections: Mapping[str, Any],
+    seed: int,
+    window: int,
+    folder: Path,
+) -> None:
+    from ..bio.fit import fit
+    from ..cli.fit_parser import FitArguments
+
+    data = dataclasses.replace(
+        sections["data"],
+        samples=str(samples),
+        window=window,
+        first_window=min(sections["data"].first_window, window),
+        cache=str(context.out / "cache"),
+        baselines=False,
+    )
+    placed = _placed(sections["trainer"], context)
+    chosen = {**sections, "data": data, "trainer": placed}
+    context.say(f"training {folder.name}")
+    fit(FitArguments(str(folder), None, seed, chosen, {}))
+
+
+def _placed(trainer: T, context: Context) -> T:
+    gpu = context.device.type == "cuda"
+    precision = trainer.precision if gpu else "32-true"
+    accelerator = "gpu" if gpu else "cpu"
+    return dataclasses.replace(trainer, accelerator=accelerator, precision=precision)
+
+
+def _pretrain(config: Config, context: Context, folder: Path) -> Path:
+    from ..cli.fit_parser import FitArguments
+    from ..language.options import LanguageModelOptions
+    from ..language.pretrain import pretrain
+    from . import sheets
+
+    out = context.out / "pretraining"
+    out.mkdir(exist_ok=True)
+    # Every species of the training region, and nothing of the test region.
+    samples = sheets.encode_sheet(folder, (), out)
+    kept = [line for line in samples.read_text().splitlines() if "\ttest\t" not in line]
+    samples.write_text("\n".join(kept) + "\n")
+    data = dataclasses.replace(
+        config.pretraining.data, samples=str(samples), cache=str(context.out / "cache")
+    )
+    names = [item.name for item in dataclasses.fields(LanguageModelOptions)]
+    model = LanguageModelOptions(**{name: getattr(config.model, name) for name in names})
+    sections = {
+        "data": data,
+        "model": model,
+        "optimizer": config.pretraining.optimizer,
+        "trainer": _placed(config.pretraining.trainer, context),
+    }
+    context.say("pretraining on every species of the training region")
+    target = out / "run"
+    pretrain(FitArguments(str(target), None, config.seeds[0], sections, {}))
+    return target
+
+
+class _Scorer:
+    """Scores trained runs, with the k-mer baselines of a window fitted once."""
+
+    def __init__(self, config: Config, context: Context, samples: Path) -> None:
+        self._config, self._context, self._samples = config, context, samples
+        self._baselines: dict[int, Any] = {}
+        self.evaluations: dict[tuple[str, int, int], Evaluation] = {}
+
+    def score(self, name: str, seed: int, folder: Path, window: int) -> None:
+        """One row: a run at a window."""
+        from mambabio.classifier import SpeciesClassifier
+        from mambabio.evaluate import evaluate
+
+        from ..bio.stores import fit_baselines, store_for
+
+        config, context = self._config, self._context
+        model = SpeciesClassifier.from_pretrained(folder, device=context.device)
+        store = store_for(model.config, self._samples, folder, log=_quiet)
+        first = window not in self._baselines
+        with_n = None
+        if first:
+            self._baselines[window] = None
+            if config.baselines:
+                context.say(f"k-mer baselines at {window:,}")
+                self._baselines[window] = fit_baselines(store, window, context.say)
+            if model.config.n_policy != "keep":
+                with_n = store_for(model.config, self._samples, folder, n_policy="keep", log=_quiet)
+        evaluation = evaluate(
+            model,
+            store,
+            split=config.split,
+            window=window,
+            baselines=self._baselines[window],
+            fit_baselines=False,
+            with_n=with_n,
+            precision="bfloat16" if context.device.type == "cuda" else "float32",
+            log=_quiet,
+        )
+        self.evaluations[name, seed, window] = evaluation
+        evaluation.save(folder / "evaluation")
+        context.say(f"{name}, seed {seed}: {evaluation.headline}")
+        subset = evaluation.excluding_near_duplicates
+        context.add(
+            {
+                "variant": name,
+                "seed": seed,
+                "window": window,
+                "split": config.split,
+                "windows": evaluation.windows,
+                "macro_accuracy": evaluation.macro_accuracy,
+                "low": evaluation.interval.low,
+                "high": evaluation.interval.high,
+                "chance": evaluation.chance,
+                "baseline": evaluation.baseline.name if evaluation.baseline else None,
+                "baseline_macro_accuracy": evaluation.baseline.macro_accuracy
+                if evaluation.baseline
+                else None,
+                "n_only": evaluation.n_only,
+                "without_near_duplicates": subset.macro_accuracy if subset else None,
+                "trained_window": evaluation.trained_window,
+            }
+        )
+
+
+def _quiet(text: str) -> None:
+    """Nothing is said."""
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+def _result(config: Config, context: Context, scorer: _Scorer) -> Result:
+    from .figures import line_figure
+    from .results import Result
+
+    rows, windows = context.rows, config.windows
+    table = [["macro accuracy", "seed", *(f"{window:,}" for window in windows)]]
+    lines: dict[str, list[Any]] = {}
+    runs = dict.fromkeys((row["variant"], row["seed"]) for row in rows)
+    for name, seed in runs:
+        mine = {r["window"]: r for r in rows if (r["variant"], r["seed"]) == (name, seed)}
+        cells = [
+            f"{m['macro_accuracy']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for m in mine.values()
+        ]
+        table.append([name, str(seed), *cells])
+        if any(m["without_near_duplicates"] is not None for m in mine.values()):
+            without = [m["without_near_duplicates"] for m in mine.values()]
+            cells = ["-" if value is None else f"{value:.3f}" for value in without]
+            table.append([f"{name}, without near-duplicates", str(seed), *cells])
+        scores = [m["macro_accuracy"] for m in mine.values()]
+        lines.setdefault(name, []).append((list(mine), scores))
+    firsts = [next(r for r in rows if r["window"] == window) for window in windows]
+    if config.baselines and any(row["baseline"] for row in firsts):
+        cells = [
+            f"{r['baseline_macro_accuracy']:.3f} ({r['baseline']})" if r["baseline"] else "-"
+            for r in firsts
+        ]
+        table.append(["best k-mer classifier", "", *cells])
+        found = [r for r in firsts if r["baseline"]]
+        curve = ([r["window"] for r in found], [r["baseline_macro_accuracy"] for r in found])
+        lines["k-mer"] = [curve]
+    cells = ["-" if r["n_only"] is None else f"{r['n_only']:.3f}" for r in firsts]
+    table.append(["a tree on runs of N, before they are cut", "", *cells])
+    table.append(["chance", "", *(f"{r['chance']:.3f}" for r in firsts)])
+    table.append([f"{config.split} windows", "", *(f"{r['windows']:,}" for r in firsts)])
+    title = f"{config.source}, {len(config.labels) or 'all'} classes"
+    figure = line_figure(
+        [(title, lines, "bases in a window", "macro accuracy")],
+        levels={"chance": firsts[0]["chance"]},
+    )
+    evaluations = [
+        {"variant": name, "seed": seed, **evaluation.to_dict()}
+        for (name, seed, _), evaluation in scorer.evaluations.items()
+    ]
+    return Result(rows, table, figure, {"evaluations": evaluations})
