@@ -20,9 +20,19 @@ from mambacore.parallel import SequenceGroup, average_gradients, part_of, split_
 WHOLE = SequenceGroup()
 MIXERS = {
     "mamba": {"d_state": 3, "d_conv": 5},
-    "mamba-zoh": {"d_state": 2, "discretization": "zoh"},
+    "mamba-reference": {"d_state": 3, "d_conv": 5, "backend": "reference"},
+    "mamba-zoh": {"d_state": 2, "discretization": "zoh", "backend": "reference"},
+    "mamba-fused": {"d_state": 3, "d_conv": 5, "recompute": True},
+    "mamba-fused-reference": {
+        "recompute": True,
+        "conv_bias": False,
+        "bias": True,
+        "d_state": 2,
+        "discretization": "zoh",
+        "backend": "reference",
+    },
     "s4d": {"d_state": 4, "block": 4},
-    "bidirectional": {"inner_options": {"d_state": 3}},
+    "bidirectional": {"inner_options": {"d_state": 3, "recompute": True}},
     "bidirectional-shared": {"inner": "s4d", "inner_options": {"d_state": 4}, "shared": True},
 }
 
@@ -92,7 +102,7 @@ def test_any_split_equals_the_whole(name, case):
     assert_equal_runs(joined(parts), whole, 1e-10)
 
 
-@pytest.mark.parametrize("name", ["mamba", "s4d", "bidirectional"])
+@pytest.mark.parametrize("name", ["mamba", "mamba-fused", "s4d", "bidirectional"])
 def test_messages_do_not_grow_with_length(name):
     model = make_mixer(name)
     sent = []
@@ -170,10 +180,11 @@ def test_a_group_needs_processes():
 def lm_step(group: SequenceGroup, dtype: torch.dtype, tokens, ids, name: str):
     """Loss and gradients of a step; the label of a part's last token is the next part's first."""
     torch.manual_seed(3)
-    options = {name: MIXERS[name]} if name in MIXERS else {}
-    model = LanguageModel(
-        ModelConfig(vocab_size=11, d_model=8, n_layer=2, mixer=name, mixer_options=options)
-    ).to(dtype)
+    kind = name.split("-")[0]
+    config = ModelConfig(
+        vocab_size=11, d_model=8, n_layer=2, mixer=kind, mixer_options={kind: MIXERS[name]}
+    )
+    model = LanguageModel(config).to(dtype)
     split_sequence(model, group)
     start, stop = group.part(tokens.shape[1])
     own = tokens[:, start:stop]
@@ -193,7 +204,7 @@ def lm_step(group: SequenceGroup, dtype: torch.dtype, tokens, ids, name: str):
 CASES = [
     (dtype, name, packed)
     for dtype in (torch.float64, torch.float32)
-    for name in ("mamba", "s4d", "bidirectional")
+    for name in ("mamba", "mamba-fused", "s4d", "bidirectional")
     for packed in (False, True)
 ]
 

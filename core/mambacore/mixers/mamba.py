@@ -170,7 +170,11 @@ class MambaMixer(Mixer):
         group = group or self.sequence_group
         if group is not None:
             self._check_group(state)
-            y, conv, ssm = self._mix_part(x, segment_ids, group)
+            if self._recomputes(x):
+                handing = handover.MixerHandover(group, segment_ids)
+                y, conv, ssm = self._mix_as_one(x, None, None, segment_ids, handing)
+            else:
+                y, conv, ssm = self._mix_part(x, segment_ids, group)
             return y, MambaState(conv, ssm, handover.edges(segment_ids, x)[:, 1])
         if state is None:
             conv = ssm = None
@@ -243,7 +247,8 @@ class MambaMixer(Mixer):
         self, x: Tensor, segment_ids: Tensor | None, group: SequenceGroup
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One part of a sequence: what the part does to a state is known from `scan_summary`, so
-        that all parts are scanned at the same time."""
+        that all parts are scanned at the same time. The gradient runs the scan backward twice, as
+        that of the summary and as that of the outputs; `_mix_as_one` does without that."""
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_after = causal_conv1d(
             u,
@@ -288,7 +293,12 @@ class MambaMixer(Mixer):
         return self.out_proj(y), conv_after, ssm_after
 
     def _mix_as_one(
-        self, x: Tensor, conv: Tensor | None, ssm: Tensor | None, segment_ids: Tensor | None
+        self,
+        x: Tensor,
+        conv: Tensor | None,
+        ssm: Tensor | None,
+        segment_ids: Tensor | None,
+        handing: handover.MixerHandover | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         return mamba_mixer(
             x,
@@ -306,6 +316,7 @@ class MambaMixer(Mixer):
             conv_state=conv,
             ssm_state=ssm,
             segment_ids=segment_ids,
+            handover=handing,
             discretization=self.discretization,
             backend=self.backend,
         )

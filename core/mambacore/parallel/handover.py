@@ -29,38 +29,7 @@ def carry_state(
             rows where a segment changes inside the part.
         segment_ids: (B, L) ids of the own part; None means 0 everywhere.
     """
-    return _CarryState.apply(group, decay, state, edges(segment_ids, state))
-
-
-class _CarryState(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, group, decay, state, ends):  # type: ignore[override]
-        parts = group.exchange(decay, state, ends)
-        kept = continued([part[2] for part in parts])
-        carried = torch.zeros_like(state)
-        for number in range(group.rank):
-            entering = zero_where_not(kept[number], carried)
-            carried = parts[number][0] * entering + parts[number][1]
-        ctx.group, ctx.kept = group, kept
-        carried = zero_where_not(kept[group.rank], carried)
-        decays = [
-            zero_where_not(kept[number], parts[number][0])
-            for number in range(group.rank + 1, group.size)
-        ]
-        ctx.save_for_backward(carried, *decays)
-        return carried
-
-    @staticmethod
-    def backward(ctx, gradient):  # type: ignore[override]
-        group, kept = ctx.group, ctx.kept
-        carried, *decays = ctx.saved_tensors
-        gradients = group.exchange(zero_where_not(kept[group.rank], gradient), backward=True)
-        # What the parts after this one want of the state that leaves it.
-        wanted = torch.zeros_like(gradient)
-        for number in range(group.size - 1, group.rank, -1):
-            decay = decays[number - group.rank - 1]
-            wanted = gradients[number][0] + decay.conj() * wanted
-        return None, carried.conj() * wanted, wanted, None
+    return _CarryState.apply(_States(group, segment_ids), decay, state)
 
 
 def carry_inputs(
@@ -69,65 +38,158 @@ def carry_inputs(
     """(B, rows, C): the last inputs before this process's part, oldest first, 0 before the start
     and for other segments; differentiable in `inputs` (B, L, C), L >= 1. Parts may be shorter than
     `rows`."""
-    last = inputs[:, max(0, inputs.shape[1] - rows) :]
-    alive = None
-    if segment_ids is not None:
-        ids = segment_ids[:, max(0, inputs.shape[1] - rows) :]
-        same = (ids == ids[:, -1:]).flip(1).cumprod(1).flip(1).bool()
-        last = torch.where(same[..., None], last, last.new_zeros(()))
-        # A part shorter than the filter lets what came before it through, if nothing changes.
-        alive = same[:, 0] if rows else None
-    last = torch.nn.functional.pad(last, (0, 0, rows - last.shape[1], 0))
-    ends = edges(segment_ids, last)
-    length = inputs.shape[1]
-    meta = last.new_zeros(last.shape[0], 2, dtype=torch.int64)
-    meta[:, 0] = length
-    meta[:, 1] = 1 if alive is None else alive.to(torch.int64)
-    return _CarryInputs.apply(group, last, ends, meta)
+    tail = inputs[:, max(0, inputs.shape[1] - rows) :]
+    return _CarryInputs.apply(_Inputs(group, segment_ids, inputs.shape[1], rows), tail)
+
+
+class MixerHandover:
+    """Both, for `mambakernels.mamba_mixer`, which does its own differentiation.
+
+    Args:
+        group: who holds the sequence.
+        segment_ids: (B, L) ids of the own part, or None.
+    """
+
+    def __init__(self, group: SequenceGroup, segment_ids: Tensor | None) -> None:
+        self._group, self._segment_ids = group, segment_ids
+        self._states = _States(group, segment_ids)
+        self._inputs: _Inputs | None = None
+        self._decays: list[Tensor] = []
+
+    def inputs(self, inner: Tensor, rows: int) -> Tensor:
+        """As `carry_inputs`."""
+        length = inner.shape[1]
+        self._inputs = _Inputs(self._group, self._segment_ids, length, rows)
+        return self._inputs.carry(inner[:, max(0, length - rows) :])
+
+    def inputs_gradient(self, gradient: Tensor) -> Tensor:
+        """(B, min(rows, L), C) of the own part's last inputs, from that of `inputs`'s result."""
+        assert self._inputs is not None
+        return self._inputs.carry_back(gradient)
+
+    def state(self, decay: Tensor, state: Tensor) -> Tensor:
+        """As `carry_state`."""
+        carried, self._decays = self._states.carry(decay, state)
+        return carried
+
+    def state_gradient(self, gradient: Tensor) -> Tensor:
+        """Of the state that leaves this part, from that of `state`'s result by this part alone."""
+        return self._states.carry_back(gradient, self._decays)
+
+
+class _States:
+    """The exchange of states, there and back."""
+
+    def __init__(self, group: SequenceGroup, segment_ids: Tensor | None) -> None:
+        self._group, self._segment_ids = group, segment_ids
+        self._kept: list[Tensor] = []
+
+    def carry(self, decay: Tensor, state: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The state that enters, and the decays of the parts after this one."""
+        group = self._group
+        parts = group.exchange(decay, state, edges(self._segment_ids, state))
+        self._kept = kept = continued([part[2] for part in parts])
+        carried = torch.zeros_like(state)
+        for (part_decay, part_state, _), keep in zip(parts[: group.rank], kept, strict=False):
+            carried = part_decay * zero_where_not(keep, carried) + part_state
+        after = range(group.rank + 1, group.size)
+        decays = [zero_where_not(kept[number], parts[number][0]) for number in after]
+        return zero_where_not(kept[group.rank], carried), decays
+
+    def carry_back(self, gradient: Tensor, decays: list[Tensor]) -> Tensor:
+        """What the parts after this one want of the state that leaves it."""
+        group = self._group
+        own = zero_where_not(self._kept[group.rank], gradient)
+        after = group.exchange(own, backward=True)[group.rank + 1 :]
+        wanted = torch.zeros_like(gradient)
+        for (theirs,), decay in zip(reversed(after), reversed(decays), strict=True):
+            wanted = theirs + decay.conj() * wanted
+        return wanted
+
+
+class _CarryState(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, states: _States, decay, state):  # type: ignore[override]
+        carried, decays = states.carry(decay, state)
+        ctx.states = states
+        ctx.save_for_backward(carried, *decays)
+        return carried
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[override]
+        carried, *decays = ctx.saved_tensors
+        wanted = ctx.states.carry_back(gradient, decays)
+        return None, carried.conj() * wanted, wanted
+
+
+class _Inputs:
+    """The exchange of last inputs, there and back; a part may be shorter than `rows`."""
+
+    def __init__(
+        self, group: SequenceGroup, segment_ids: Tensor | None, length: int, rows: int
+    ) -> None:
+        self._group, self._segment_ids = group, segment_ids
+        self._length, self._rows = length, rows
+        self._same: Tensor | None = None
+        if segment_ids is not None:
+            last = segment_ids[:, max(0, length - rows) :]
+            self._same = (last == segment_ids[:, -1:]).flip(1).cumprod(1).flip(1).bool()
+        self._kept: list[Tensor] = []
+        self._passing: list[Tensor] = []
+        self._lengths: list[Tensor] = []
+
+    def carry(self, tail: Tensor) -> Tensor:
+        """(B, rows, C) before the own part, from its last min(L, rows) inputs."""
+        group = self._group
+        if self._same is not None:
+            tail = torch.where(self._same[..., None], tail, tail.new_zeros(()))
+        last = torch.nn.functional.pad(tail, (0, 0, self._rows - tail.shape[1], 0))
+        # Length, and whether what came before a part shorter than `rows` is still of its segment.
+        meta = torch.full((len(last), 2), self._length, device=last.device)
+        meta[:, 1] = 1 if self._same is None or not self._rows else self._same[:, 0]
+        parts = group.exchange(last, edges(self._segment_ids, last), meta)
+        self._kept = kept = continued([part[1] for part in parts])
+        self._passing = [
+            keep & part[2][:, 1].bool() for keep, part in zip(kept, parts, strict=True)
+        ]
+        self._lengths = [part[2][:, 0] for part in parts]
+        carried = torch.zeros_like(last)
+        for number in range(group.rank):
+            earlier = zero_where_not(self._passing[number], carried)
+            carried = parts[number][0] + _shift(earlier, self._lengths[number])
+        return zero_where_not(kept[group.rank], carried)
+
+    def carry_back(self, gradient: Tensor) -> Tensor:
+        """(B, min(L, rows), C) of the own last inputs."""
+        group = self._group
+        gradients = group.exchange(zero_where_not(self._kept[group.rank], gradient), backward=True)
+        wanted = torch.zeros_like(gradient)
+        for number in range(group.size - 1, group.rank, -1):
+            passed = _shift(wanted, -self._lengths[number])
+            wanted = gradients[number][0] + zero_where_not(self._passing[number], passed)
+        own = wanted[:, max(0, self._rows - self._length) :]
+        if self._same is not None:
+            own = torch.where(self._same[..., None], own, own.new_zeros(()))
+        return own
 
 
 class _CarryInputs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, group, last, ends, meta):  # type: ignore[override]
-        parts = group.exchange(last, ends, meta)
-        kept = continued([part[1] for part in parts])
-        # What passes through a part that is shorter than the filter, as in `_pass_on`.
-        lengths = [part[2][:, 0] for part in parts]
-        passing = [
-            keep if keep is None else keep & part[2][:, 1].bool()
-            for keep, part in zip(kept, parts, strict=True)
-        ]
-        carried = torch.zeros_like(last)
-        for number in range(group.rank):
-            earlier = zero_where_not(passing[number], carried)
-            carried = parts[number][0] + _pass_on(earlier, lengths[number])
-        ctx.group, ctx.kept, ctx.passing, ctx.lengths = group, kept, passing, lengths
-        return zero_where_not(kept[group.rank], carried)
+    def forward(ctx, inputs: _Inputs, tail):  # type: ignore[override]
+        ctx.inputs = inputs
+        return inputs.carry(tail)
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[override]
-        group = ctx.group
-        own = zero_where_not(ctx.kept[group.rank], gradient)
-        gradients = group.exchange(own, backward=True)
-        wanted = torch.zeros_like(gradient)
-        for number in range(group.size - 1, group.rank, -1):
-            passed = _pass_back(wanted, ctx.lengths[number])
-            wanted = gradients[number][0] + zero_where_not(ctx.passing[number], passed)
-        return None, wanted, None, None
-
-
-def _pass_on(rows: Tensor, length: Tensor) -> Tensor:
-    """Rows (B, W - 1, C) after `length` (B,) further positions: moved to the front."""
-    return _shift(rows, length)
-
-
-def _pass_back(rows: Tensor, length: Tensor) -> Tensor:
-    """The transpose of `_pass_on`."""
-    return _shift(rows, -length)
+        return None, ctx.inputs.carry_back(gradient)
 
 
 def _shift(rows: Tensor, by: Tensor) -> Tensor:
-    """Row i of the result is row i + by of `rows`, 0 where there is none."""
+    """Row i of the result is row i + by (B,) of `rows`, 0 where there is none.
+
+    By a part's length: the last inputs before it, as they stand after it. By minus that: its
+    transpose.
+    """
     source = torch.arange(rows.shape[1], device=rows.device) + by[:, None]
     inside = (source >= 0) & (source < rows.shape[1])
     index = source.clamp(0, max(rows.shape[1] - 1, 0))[..., None].expand_as(rows)

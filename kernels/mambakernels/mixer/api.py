@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -28,6 +29,7 @@ def mamba_mixer(
     conv_state: Tensor | None = None,
     ssm_state: Tensor | None = None,
     segment_ids: Tensor | None = None,
+    handover: op.Handover | None = None,
     discretization: Literal["euler", "zoh"] = "euler",
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,6 +57,10 @@ def mamba_mixer(
         conv_state: (batch, width - 1, channels) inputs before position 0, zeros if None.
         ssm_state: (batch, channels, state) state before position 0, zeros if None.
         segment_ids: integers (batch, length); states are reset where they change.
+        handover: x is one part of a sequence that several places hold between them: what brings
+            the states from the parts before and takes the gradients back (`op.Handover`); both
+            states are None then. Costs a summary pass of the scan in the forward pass, which its
+            first pass then need not repeat, and one in the backward pass.
         discretization: "euler" or "zoh", as in `selective_scan`.
         backend: "cpu", "triton" or "reference"; None chooses by device.
 
@@ -117,7 +123,10 @@ def mamba_mixer(
     def widened(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.to(wide)
 
-    return op.mamba_mixer(
+    if handover is not None and not (conv_state is None and ssm_state is None):
+        raise ValueError("handover brings the states: leave conv_state and ssm_state None")
+    run = op.mamba_mixer if handover is None else partial(op.mamba_mixer_part, handover)
+    return run(
         x, cast(in_proj_weight), cast(in_proj_bias), conv_weight, conv_bias, cast(x_proj_weight),
         cast(dt_proj_weight), A.to(wide), widened(D), widened(delta_bias), cast(out_proj_weight),
         cast(out_proj_bias), cast(conv_state), widened(ssm_state), segment_ids,

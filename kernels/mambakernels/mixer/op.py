@@ -13,10 +13,11 @@ largest moment of the backward holds about nine tensors of (batch, length, chann
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from mambakernels._checks import needs_gradient, untraced
@@ -39,6 +40,31 @@ def _select(
     return low, linear(low, dt_proj_weight), B, C
 
 
+class Handover(Protocol):
+    """What connects the mixer's parts where a sequence is held in several places.
+
+    One object a call; the parts' calls meet in the same order everywhere, first `inputs`, then
+    `state`, and in the backward pass `state_gradient`, then `inputs_gradient`.
+    """
+
+    def inputs(self, inner: Tensor, rows: int) -> Tensor:
+        """(batch, rows, channels): the convolution's inputs before this part, from those in it."""
+        ...
+
+    def state(self, decay: Tensor, state: Tensor) -> Tensor:
+        """The state that enters this part, from what the part does to a state."""
+        ...
+
+    def state_gradient(self, gradient: Tensor) -> Tensor:
+        """Of the state that leaves this part, from what this part alone gives for the one that
+        enters it."""
+        ...
+
+    def inputs_gradient(self, gradient: Tensor) -> Tensor:
+        """Of this part's last inputs, at most `rows`, from that of the inputs before it."""
+        ...
+
+
 def _forward(
     x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
     conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
@@ -46,18 +72,41 @@ def _forward(
     conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
     zoh: bool, backend: str, save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return _mix(
+        x, in_weight, in_bias, conv_weight, conv_bias, x_proj_weight, dt_proj_weight, A, D,
+        delta_bias, out_weight, out_bias, conv_state, ssm_state, segment_ids, zoh, backend, save,
+    )[:4]  # fmt: skip
+
+
+def _mix(
+    x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
+    conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
+    D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+    conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
+    zoh: bool, backend: str, save: bool, handover: Handover | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+    """Output, both states after it, the scan's notes, both states before it."""
     with torch.autocast(x.device.type, enabled=False):
         u, z = linear(x, in_weight, in_bias).chunk(2, dim=-1)
+        if handover is not None:
+            conv_state = handover.inputs(u, conv_weight.shape[1] - 1)
         u, conv_final = conv._forward(
             u, conv_weight, conv_bias, conv_state, segment_ids, True, backend
         )
         _, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
+        chunk_states = None
+        if handover is not None:
+            decay, state, chunk_states = scan.summary_of(
+                u, delta, A, B, delta_bias, segment_ids, True, zoh, False, backend
+            )
+            ssm_state = handover.state(decay, state)
         save = save and scan.saved_for_outputs(u, A, backend) != (0,)
         out, ssm_final, saved = scan._forward(
             u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids,
-            True, zoh, False, backend, save, None,
+            True, zoh, False, backend, save, chunk_states,
         )  # fmt: skip
-        return linear(out, out_weight, out_bias), conv_final, ssm_final, saved
+        y = linear(out, out_weight, out_bias)
+        return y, conv_final, ssm_final, saved, conv_state, ssm_state
 
 
 def _backward(
@@ -68,6 +117,21 @@ def _backward(
     conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
     zoh: bool, backend: str,
 ) -> list[Tensor]:  # fmt: skip
+    return _mix_backward(
+        dy, dconv_final, dssm_final, saved, x, in_weight, in_bias, conv_weight, conv_bias,
+        x_proj_weight, dt_proj_weight, A, D, delta_bias, out_weight, out_bias, conv_state,
+        ssm_state, segment_ids, zoh, backend,
+    )  # fmt: skip
+
+
+def _mix_backward(
+    dy: Tensor, dconv_final: Tensor | None, dssm_final: Tensor | None, saved: Tensor,
+    x: Tensor, in_weight: Tensor, in_bias: Tensor | None, conv_weight: Tensor,
+    conv_bias: Tensor | None, x_proj_weight: Tensor, dt_proj_weight: Tensor, A: Tensor,
+    D: Tensor | None, delta_bias: Tensor | None, out_weight: Tensor, out_bias: Tensor | None,
+    conv_state: Tensor | None, ssm_state: Tensor | None, segment_ids: Tensor | None,
+    zoh: bool, backend: str, handover: Handover | None = None,
+) -> list[Tensor]:  # fmt: skip
     """Gradients of the given ones of the first 14 arguments of `_forward`, in their order."""
     channels = A.shape[0]
     with torch.autocast(x.device.type, enabled=False):
@@ -77,7 +141,10 @@ def _backward(
         low, delta, B, C = _select(u, x_proj_weight, dt_proj_weight, A.shape[1])
         inputs = (u, delta, A, B, C, D, z, delta_bias, ssm_state, segment_ids, True, zoh, False)
         dout = torch.matmul(dy, out_weight)
-        out, gradients = scan.outputs_and_gradients(dout, dssm_final, saved, *inputs, backend)
+        out, gradients = scan.outputs_and_gradients(
+            dout, dssm_final, saved, *inputs, backend,
+            exchange=None if handover is None else handover.state_gradient,
+        )  # fmt: skip
         del dout, inputs
         dy_rows = dy.reshape(-1, dy.shape[-1])
         dout_weight = dy_rows.t() @ out.reshape(-1, channels)
@@ -97,6 +164,9 @@ def _backward(
         dinner, dconv_weight, dconv_bias, dconv_state = conv._backward(
             du, dconv_final, inner, conv_weight, conv_bias, conv_state, segment_ids, True, backend
         )
+        if handover is not None:
+            dtail = handover.inputs_gradient(dconv_state)
+            dinner[:, dinner.shape[1] - dtail.shape[1] :] += dtail
         del du, inner, z, xz
         assert dz is not None  # z was given
         # The two halves apart: joining them would copy as much as the convolution moves.
@@ -187,6 +257,35 @@ class _Mixer(torch.autograd.Function):
         # create_graph: the operator's result refuses a second derivative
         run = _backward_op if torch.is_grad_enabled() else _backward
         return _gradients(ctx, run, *gradients)
+
+
+class _PartMixer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, handover, *inputs):  # type: ignore[override]
+        *output, conv_state, ssm_state = _mix(*inputs, handover=handover)  # type: ignore[call-arg]
+        ctx.handover = handover
+        _save(ctx, (*inputs[:12], conv_state, ssm_state, *inputs[14:]), output)
+        return tuple(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients):  # type: ignore[override]
+        def run(*arguments):
+            return _mix_backward(*arguments, handover=ctx.handover)
+
+        found = list(_gradients(ctx, run, *gradients))
+        found[12:14] = None, None  # the states were not given
+        return None, *found
+
+
+def mamba_mixer_part(handover: Handover, *inputs) -> tuple[Tensor, Tensor, Tensor]:
+    """As `mamba_mixer`, without states: they come from the parts before this one."""
+    save = needs_gradient(*inputs[:DIFFERENTIABLE])
+    arguments: Any = (*inputs, save)
+    if save:
+        return _PartMixer.apply(handover, *arguments)[:3]
+    with torch.no_grad():
+        return _mix(*arguments, handover=handover)[:3]
 
 
 def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,9 @@ u is, else float32), segment_ids as the user gave them (any integer dtype); opti
     summary(u, delta, A, B, delta_bias, segment_ids, delta_softplus, zoh, reverse)
         -> decay (b, d, n), state (b, d, n), chunk_states
     saved_shape(batch, length, channels, state) -> shape of `saved` (may meet symbolic integers)
+    adjoint(dout, saved, delta, A, C, z, delta_bias, segment_ids, delta_softplus, zoh, reverse)
+        -> gradient of the initial state alone, (b, d, n), or None where it cannot tell; a module
+           may do without this function, and then has its whole backward run for it.
 
 `saved` is one tensor in the state's dtype: the backend's own notes for its backward. With
 save=False no backward will follow: `saved` is then an empty (0,) tensor. `chunk_states` is what
@@ -30,6 +33,7 @@ functions.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -56,7 +60,9 @@ def state_dtype(u: Tensor) -> torch.dtype:
 
 def _rows(t: Tensor | None) -> Tensor | None:
     """The tensor with its last dimension laid out one after another."""
-    return t if t is None or t.stride(-1) == 1 else t.contiguous()
+    if t is None or t.is_contiguous() or t.stride(-1) == 1:
+        return t
+    return t.contiguous()
 
 
 def _whole(t: Tensor | None) -> Tensor | None:
@@ -100,22 +106,54 @@ def saved_for_outputs(u: Tensor, A: Tensor, backend: str) -> tuple[int, ...]:
 
 
 def outputs_and_gradients(
-    dout: Tensor, dfinal_state: Tensor | None, saved: Tensor, *inputs: Any
+    dout: Tensor,
+    dfinal_state: Tensor | None,
+    saved: Tensor,
+    *inputs: Any,
+    exchange: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, tuple[tuple[Tensor, ...], tuple[Tensor | None, ...]]]:
     """The scan's outputs, computed again, and its gradients: (u, delta, A, B, C), (D, z, bias, h).
 
     saved: the forward pass's, where the backend's backward fills the outputs on its way; elsewhere
         that pass is run again.
     inputs: those of `_forward` up to the backend's name.
+    exchange: from the gradient of the initial state, as far as it comes from this stretch, to what
+        the stretches after it add to the gradient of the final state.
     """
-    if getattr(_import_backend(inputs[-1]), "FILLS_OUTPUTS", False):
+    module = _import_backend(inputs[-1])
+    fills = getattr(module, "FILLS_OUTPUTS", False)
+    out = None
+    if not fills:
+        out, _, saved = _forward(*inputs, save=True, chunk_states=None)
+    if exchange is not None:
+        added = exchange(_adjoint(module, dout, dfinal_state, saved, *inputs))
+        dfinal_state = added if dfinal_state is None else dfinal_state + added
+    if fills:
         u = inputs[0]
         out = u.new_empty(u.shape)
         gradients = _backward(dout, dfinal_state, saved, *inputs, out=out)
     else:
-        out, _, saved = _forward(*inputs, save=True, chunk_states=None)
         gradients = _backward(dout, dfinal_state, saved, *inputs)
+    assert out is not None
     return out, (gradients[:5], gradients[5:])  # type: ignore[return-value]
+
+
+def _adjoint(
+    module: ModuleType, dout: Tensor, dfinal_state: Tensor | None, saved: Tensor, *inputs: Any
+) -> Tensor:
+    """Gradient of the initial state: a pass of its own where the backend has one."""
+    adjoint = getattr(module, "adjoint", None)
+    if adjoint is not None and dfinal_state is None:
+        _, delta, A, _, C, _, z, bias, _, segment_ids, softplus, zoh, reverse, _ = inputs
+        found = adjoint(
+            _rows(dout), saved, _rows(delta), _whole(A), _rows(C), _rows(z), _whole(bias),
+            segment_ids, softplus, zoh, reverse,
+        )  # fmt: skip
+        if found is not None:
+            return found
+    gradient = _backward(dout, dfinal_state, saved, *inputs)[8]
+    assert gradient is not None  # an initial state was given
+    return gradient
 
 
 # ---- registered operators: torch.compile, fake tensors, dispatch modes
@@ -227,8 +265,7 @@ def scan(*inputs) -> tuple[Tensor, Tensor, Tensor]:
 # ---- the summary of a stretch
 
 
-@torch.library.custom_op("mambakernels::scan_summary", mutates_args=())
-def summary_op(
+def summary_of(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, delta_bias: Tensor | None,
     segment_ids: Tensor | None, delta_softplus: bool, zoh: bool, reverse: bool, backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
@@ -236,6 +273,9 @@ def summary_op(
         _rows(u), _rows(delta), _whole(A), _rows(B), _whole(delta_bias), segment_ids,
         delta_softplus, zoh, reverse,
     )  # fmt: skip
+
+
+summary_op = torch.library.custom_op("mambakernels::scan_summary", summary_of, mutates_args=())
 
 
 @summary_op.register_fake
