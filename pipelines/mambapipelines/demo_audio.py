@@ -29,7 +29,8 @@ def _commands(out: Path) -> list[list[str]]:
     run = str(out / "run")
     fit = ["fit", "--data.samples", str(out / "notes" / "sheet.tsv"), "--run", run]
     fit += ["--model.preset", "tiny", "--data.window", "8192", "--data.tokens", "8192"]
-    fit += ["--trainer.max_time", "80s", "--trainer.val_check_interval", "150"]
+    fit += ["--trainer.max_time", "80s", "--trainer.val_check_interval", "100"]
+    fit += ["--trainer.threads", "1"]
     generate = ["generate", "--model", run, "--seconds", "1", "-n", "5", "--label", _LABELS]
     generate += ["--speaker", "string", "-o", str(out / "note_{index}_{label}.wav"), "--plot"]
     return [fit, generate]
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     start = time.perf_counter()
     print(f"\nsynthesising notes into {out / 'notes'}", file=sys.stderr, flush=True)
-    write_notes(out / "notes", rate=8000, takes=14)
+    write_notes(out / "notes", rate=8000, seconds=0.3, takes=14)
     for command in _commands(out):
         print(f"\n$ mambaaudio {shlex.join(command)}", file=sys.stderr, flush=True)
         code = audio.main(command)
