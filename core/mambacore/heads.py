@@ -64,6 +64,39 @@ class Pooling(nn.Module):
             state = self._join(state, self.sequence_group)
         return self.finish(state)
 
+    def segments(self, hidden: Tensor, segment_ids: Tensor, count: int) -> Tensor:
+        """Pool every segment of packed rows by itself; the same bits each time.
+
+        Args:
+            hidden: (batch, length, d).
+            segment_ids: (batch, length) integers, 0, 1, 2, ... along a row; ids from `count` on
+                (padding) are left out.
+            count: segments a row at most.
+
+        Returns:
+            (batch, count, d) float32; zeros for a number that a row does not have.
+
+        Raises:
+            UsageError: the largest values, which this cannot pool by segment.
+        """
+        if self.kind == "max" or self.sequence_group is not None:
+            raise UsageError(
+                "packed rows are pooled by mean or last, in one process: choose another pooling, "
+                "or leave packing (or splitting the sequence) off"
+            )
+        numbers = torch.arange(count, device=segment_ids.device)
+        inside = segment_ids[:, None, :] == numbers[:, None]
+        lengths = inside.sum(-1)
+        wide = hidden if hidden.dtype == torch.float64 else hidden.float()
+        if self.kind == "last":
+            # Segments stand one after the other, so their lengths say where each ends.
+            last = (lengths.cumsum(1) - 1).clamp(min=0)
+            pooled = wide.gather(1, last[..., None].expand(-1, -1, hidden.shape[-1]))
+            return torch.where((lengths > 0)[..., None], pooled, 0.0)
+        # A product of matrices: sums over a segment in a fixed order, and fast.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return (inside.to(wide.dtype) @ wide) / lengths.clamp(min=1)[..., None]
+
     def start(self, batch: int, d: int, device: torch.device | str = "cpu") -> PoolState:
         """The state before the first chunk."""
         dtype = torch.float64 if self.kind == "mean" else torch.float32

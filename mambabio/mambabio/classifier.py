@@ -101,6 +101,23 @@ class SpeciesClassifier(nn.Module):
         hidden, _ = self.backbone(self.embedding(tokens.long()), segment_ids=segments)
         return self._score(self.pooling(hidden, lengths))
 
+    def forward_packed(self, tokens: Tensor, segments: Tensor, count: int) -> Tensor:
+        """Scores of every segment of packed rows; equal to `forward` of each by itself.
+
+        Args:
+            tokens: (B, L) integers 0 to 15.
+            segments: (B, L) integers 0, 1, 2, ... along a row (`mambabio.packing.PackedBatch`).
+            count: segments a row at most; higher numbers are padding.
+
+        Returns:
+            (B, count, classes) logits; where a row has fewer segments they mean nothing.
+
+        Raises:
+            UsageError: a model that pools by the largest value.
+        """
+        hidden, _ = self.backbone(self.embedding(tokens.long()), segment_ids=segments)
+        return self._score(self.pooling.segments(hidden, segments, count))
+
     def forward_chunks(self, chunks: Iterable[Tensor]) -> Tensor:
         """Scores of whole sequences that arrive in pieces, the state carried from one to the next.
 

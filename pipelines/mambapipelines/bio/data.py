@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mambabio.packing import PackedBatch, PackedWindows
 from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW, TrainingWindows, WindowBatch, WindowSet, tile_windows
 
@@ -32,21 +33,44 @@ class Batch(NamedTuple):
         return Batch(self.tokens[:, start:stop], lengths, self.labels)
 
 
+class Packed(NamedTuple):
+    """tokens: (B, L) uint8. segments: (B, L) int32. labels: (B, S) int64, -1 for none."""
+
+    tokens: Tensor
+    segments: Tensor
+    labels: Tensor
+
+
 def to_tensors(batch: WindowBatch) -> Batch:
     """The same memory as tensors."""
     return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
 
 
+def packing_remark(windows: PackedWindows, window: int) -> str:
+    """How much padding packing spares, for the log."""
+    alone = windows.unpacked_padding(window)
+    packed = windows.batch(0, 0, 1, 64, window).padding
+    return (
+        f"packing: {packed:.1%} of the positions are padding; with a row a record, "
+        f"{alone:.1%} would be"
+    )
+
+
 class TrainingBatches:
     """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
 
-    def __init__(self, windows: TrainingWindows, rank: int, world_size: int) -> None:
+    def __init__(
+        self, windows: TrainingWindows | PackedWindows, rank: int, world_size: int
+    ) -> None:
         self._windows = windows
         self._rank = rank
         self._world_size = world_size
 
-    def __call__(self, number: int, window: int, batch: int) -> Batch:
-        return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
+    def __call__(self, number: int, window: int, batch: int) -> Batch | Packed:
+        made = self._windows.batch(number, self._rank, self._world_size, batch, window)
+        if isinstance(made, PackedBatch):
+            return Packed(*(torch.from_numpy(part) for part in made))
+        return to_tensors(made)
 
 
 class ValidationBatches(Dataset):
@@ -80,6 +104,7 @@ class SpeciesData(StepData):
     """
 
     unit = "bases"
+    remark = ""
 
     def __init__(self, store: SequenceStore, options: DataOptions, seed: int) -> None:
         super().__init__()
@@ -87,11 +112,18 @@ class SpeciesData(StepData):
         self.workers = options.num_workers
         first = max(MINIMUM_WINDOW, min(options.first_window, options.window))
         self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
-        self._windows = TrainingWindows(
-            store, seed=seed, reverse_complement=options.reverse_complement
-        )
-        for stage in reversed(self.stages):  # a window longer than a class's records fails now
-            self._windows.positions(stage.window)
+        self._windows: TrainingWindows | PackedWindows
+        if options.packing:
+            self._windows = PackedWindows(
+                store, seed=seed, reverse_complement=options.reverse_complement
+            )
+            self.remark = packing_remark(self._windows, options.window)
+        else:
+            self._windows = TrainingWindows(
+                store, seed=seed, reverse_complement=options.reverse_complement
+            )
+            for stage in reversed(self.stages):  # a window longer than the records fails now
+                self._windows.positions(stage.window)
         self.validation = self._validation(store)
 
     def _validation(self, store: SequenceStore) -> WindowSet | None:

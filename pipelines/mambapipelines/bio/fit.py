@@ -128,6 +128,8 @@ def _fit(
     data = SpeciesData(store, data_options, arguments.seed)
     if data.validation is None:
         say("no validation records: the last state is taken, and nothing stops early")
+    if data.remark:
+        say(data.remark)
     if leader:
         notes = {"dropped": dict(store.dropped_counts), **notes}
         note_start(run, arguments, inputs_of(samples, store.inputs), notes)

@@ -9,11 +9,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn import functional
 
+from mambabio.alphabet import PAD
 from mambabio.classifier import SpeciesClassifier
 from mambacore.optim import parameter_groups
 
 from ..options import OptimizerOptions
-from .data import Batch
+from .data import Batch, Packed
 
 
 class SpeciesModule(LightningModule):
@@ -37,12 +38,31 @@ class SpeciesModule(LightningModule):
         self._smoothing = label_smoothing
         self._sums = torch.zeros(len(model.labels), 3, dtype=torch.float64)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, batch: Batch | Packed, batch_idx: int) -> dict[str, Tensor]:
         """Loss and accuracy of a batch."""
+        if isinstance(batch, Packed):
+            return self._packed_step(batch)
         tokens, _, labels = batch  # training windows are never padded
         logits = self.model(tokens)
         loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
         return {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+    def _packed_step(self, batch: Packed) -> dict[str, Tensor]:
+        """Each segment of each row counts once, however long it is."""
+        real = batch.labels >= 0
+        logits = self.model.forward_packed(batch.tokens, batch.segments, batch.labels.shape[1])
+        loss = functional.cross_entropy(
+            logits.float().flatten(0, 1),
+            batch.labels.flatten(),
+            label_smoothing=self._smoothing,
+            ignore_index=-1,
+        )
+        right = (logits.argmax(-1) == batch.labels) & real
+        return {
+            "loss": loss,
+            "accuracy": right.sum() / real.sum(),
+            "padding": (batch.tokens == PAD).float().mean(),
+        }
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""

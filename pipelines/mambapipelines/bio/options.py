@@ -25,6 +25,8 @@ class WindowOptions:
         validation: part of the training records to hold out where the sheet has no val rows.
         val_windows: validation windows to use at most, spread evenly.
         reverse_complement: give half of the training windows as their reverse complement.
+        packing: fill training rows of `window` bases with several records, which do not mix: for
+            records that are shorter than the window.
         num_workers: processes that prepare batches; 0 prepares them in the training process,
             which is fastest on a CPU.
         cache: folder for the encoded sequences; by default the run's own.
@@ -38,6 +40,7 @@ class WindowOptions:
     validation: float = 0.1
     val_windows: int = 512
     reverse_complement: bool = True
+    packing: bool = False
     num_workers: int = 0
     cache: str | None = None
 

@@ -10,9 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mambabio.language import LanguageBatch, LanguageTiles, LanguageWindows
+from mambabio.packing import PackedBatch, PackedWindows
 from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW
 
+from ..bio.data import packing_remark
 from ..loading import BatchMaker, loader
 from ..schedule import length_stages
 from ..training import StepData
@@ -44,13 +46,16 @@ def to_tensors(batch: LanguageBatch) -> Batch:
 class TrainingBatches:
     """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
 
-    def __init__(self, windows: LanguageWindows, rank: int, world_size: int) -> None:
+    def __init__(
+        self, windows: LanguageWindows | PackedWindows, rank: int, world_size: int
+    ) -> None:
         self._windows = windows
         self._rank = rank
         self._world_size = world_size
 
     def __call__(self, number: int, window: int, batch: int) -> Batch:
-        return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
+        made = self._windows.batch(number, self._rank, self._world_size, batch, window)
+        return to_tensors(made.for_language() if isinstance(made, PackedBatch) else made)
 
 
 class ValidationBatches(Dataset):
@@ -81,6 +86,7 @@ class LanguageSequences(StepData):
     """
 
     unit = "bases"
+    remark = ""
 
     def __init__(self, store: SequenceStore, options: LanguageData, seed: int) -> None:
         super().__init__()
@@ -88,14 +94,19 @@ class LanguageSequences(StepData):
         self.workers = options.num_workers
         first = max(MINIMUM_WINDOW, min(options.first_window, options.window))
         self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
-        self._windows = LanguageWindows(
-            store,
-            seed=seed,
-            reverse_complement=options.reverse_complement,
-            balanced=options.balanced,
-        )
-        for stage in reversed(self.stages):  # a window longer than the records fails now
-            self._windows.check(stage.window)
+        draw = {
+            "seed": seed,
+            "reverse_complement": options.reverse_complement,
+            "balanced": options.balanced,
+        }
+        self._windows: LanguageWindows | PackedWindows
+        if options.packing:
+            self._windows = PackedWindows(store, **draw)
+            self.remark = packing_remark(self._windows, options.window)
+        else:
+            self._windows = LanguageWindows(store, **draw)
+            for stage in reversed(self.stages):  # a window longer than the records fails now
+                self._windows.check(stage.window)
         self.validation: LanguageTiles | None = None
         if store.select("val"):
             self.validation = LanguageTiles(store, "val", options.window, most=options.val_windows)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from mambabio.alphabet import PAD
 from mambabio.language import SCORED
 from mambacore.language_model import LanguageModel
 from mambacore.losses import LossSum, chunked_cross_entropy
@@ -74,7 +75,10 @@ class LanguageModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss, also in bits."""
         loss = self.total(batch) / self._count_a_rank(batch)
-        return {"loss": loss, "bits": loss.detach() * BITS}
+        figures = {"loss": loss, "bits": loss.detach() * BITS}
+        if batch.segments is not None:
+            figures["padding"] = (batch.tokens == PAD).float().mean()
+        return figures
 
     def _count_a_rank(self, batch: Batch) -> Tensor:
         """Scored bases of this step, the mean over ranks, at least 1."""

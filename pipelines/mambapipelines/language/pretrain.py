@@ -103,6 +103,8 @@ def _pretrain(
     data = LanguageSequences(store, options, arguments.seed)
     if data.validation is None:
         say("no validation records: the last state is taken, and nothing stops early")
+    if data.remark:
+        say(data.remark)
     if leader:
         notes = {"dropped": dict(store.dropped_counts)}
         note_start(run, arguments, inputs_of(samples, store.inputs), notes)
