@@ -216,6 +216,20 @@ def test_padding_trains_nothing(trained: Path) -> None:
         assert torch.equal(value, losses[1][name]), name
 
 
+def test_the_demo_asks_for_what_there_is(tmp_path: Path) -> None:
+    """Its training parses, and its notes are clips of its window."""
+    from mambapipelines import demo_audio
+    from mambapipelines.cli.audio_verbs.fit import SECTIONS
+    from mambapipelines.cli.fit_parser import parse_fit
+
+    train, generate = demo_audio._commands(tmp_path)
+    options = parse_fit(train[1:], "mambaaudio fit", SECTIONS).sections["data"]
+    sheet = load_samples(write_notes(tmp_path / "notes", rate=8000, seconds=0.3, takes=3))
+    corpus = build_corpus(sheet, tmp_path / "cache", log=lambda line: None)
+    assert Layout.choose(corpus, options.window).clips
+    assert generate[generate.index("--label") + 1].split(",") == list(sheet.labels)
+
+
 def test_spoken_digits_train(tmp_path: Path, shared_data: Path, capsys) -> None:
     """Real clips, from the archive to a model with their labels and speakers."""
     import tarfile
