@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mambabio.sheet import SampleSheet, load_samples
-from mambabio.store import SequenceStore, build_store
+from mambabio.prepared import Prepared, load_sequences, store_of
+from mambabio.sheet import SampleSheet
+from mambabio.store import SequenceStore
 from mambacore.errors import UsageError
 
 from .. import environment
@@ -45,14 +46,14 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
     if not data_options.samples:
         raise UsageError("name a sample sheet or a folder of sequences: --data.samples SHEET.")
     samples = Path(data_options.samples).expanduser().absolute()
-    sheet = load_samples(samples)
-    model = build_model(arguments.sections["model"], data_options, sheet, arguments.seed)
+    source = load_sequences(samples)
+    model = build_model(arguments.sections["model"], data_options, source, arguments.seed)
     if arguments.resume is None and arguments.sections["model"].init:
         notes = _start_from(model, arguments.sections["model"].init)
     else:
         notes = {}
     with run_of(arguments, leader=leader) as run:
-        _fit(arguments, run, sheet, samples, model, notes, leader=leader, verbose=verbose)
+        _fit(arguments, run, source, samples, model, notes, leader=leader, verbose=verbose)
 
 
 def _start_from(model: SpeciesClassifier, folder: str) -> dict[str, Any]:
@@ -62,16 +63,16 @@ def _start_from(model: SpeciesClassifier, folder: str) -> dict[str, Any]:
 
 
 def build_model(
-    options: ModelOptions, data: DataOptions, sheet: SampleSheet, seed: int
+    options: ModelOptions, data: DataOptions, source: SampleSheet | Prepared, seed: int
 ) -> SpeciesClassifier:
     """An untrained classifier whose weights are a function of the seed.
 
     Raises:
         UsageError: settings that do not go together, or fewer than two labels.
     """
-    if len(sheet.labels) < 2:
+    if len(source.labels) < 2:
         raise UsageError(
-            f"{sheet.source} has only the label {', '.join(sheet.labels)!r}; a classifier needs "
+            f"{source.source} has only the label {', '.join(source.labels)!r}; a classifier needs "
             "two or more."
         )
     import torch
@@ -81,7 +82,7 @@ def build_model(
 
     config = ClassifierConfig(
         model=options.model_config(),
-        labels=sheet.labels,
+        labels=source.labels,
         window=data.window,
         pooling=options.pooling,
         head_dropout=options.head_dropout,
@@ -95,7 +96,7 @@ def build_model(
 def _fit(
     arguments: FitArguments,
     run: Run,
-    sheet: SampleSheet,
+    source: SampleSheet | Prepared,
     samples: Path,
     model: SpeciesClassifier,
     notes: dict[str, Any],
@@ -117,8 +118,8 @@ def _fit(
     config = {**arguments.config(), "data": dataclasses.asdict(data_options)}
     if leader:
         run.write_config(to_yaml(config))
-    store = build_store(
-        sheet,
+    store = store_of(
+        source,
         data_options.cache or run.cache,
         n_policy=data_options.n_policy,
         validation=data_options.validation,
@@ -136,7 +137,7 @@ def _fit(
     parameters = sum(p.numel() for p in model.parameters())
     say(
         f"training {amount(parameters)} parameters on {len(store.select('train')):,} records, "
-        f"{len(sheet.labels)} classes, into {run.folder}"
+        f"{len(source.labels)} classes, into {run.folder}"
     )
     module = SpeciesModule(
         model, arguments.sections["optimizer"], arguments.sections["model"].label_smoothing

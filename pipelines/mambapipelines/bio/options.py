@@ -16,7 +16,8 @@ class WindowOptions:
 
     Args:
         samples: sample sheet (TSV or CSV with label, path and perhaps split, region, circular) or
-            a folder whose files or sub-folders are the labels. Required.
+            a folder whose files or sub-folders are the labels, or one that `mambabio prepare`
+            made. Required.
         window: bases in a window, at the end of the length warm-up and in validation.
         tokens: bases a step on each device; windows of any length are batched to about this.
         first_window: length of the shortest windows, which the training starts with; lengths

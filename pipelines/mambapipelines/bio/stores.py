@@ -9,8 +9,9 @@ import yaml
 
 from mambabio.baselines import KmerBaselines
 from mambabio.classifier_config import ClassifierConfig
-from mambabio.sheet import Split, load_samples
-from mambabio.store import Log, NPolicy, SequenceStore, build_store
+from mambabio.prepared import load_sequences, store_of
+from mambabio.sheet import Split
+from mambabio.store import Log, NPolicy, SequenceStore
 from mambabio.windows import tile_windows
 from mambacore.cache import default_cache_dir
 from mambacore.errors import DataError
@@ -43,15 +44,15 @@ def store_for(
     Raises:
         DataError: the sheet or a file is wrong, or has a label that the model does not know.
     """
-    sheet = load_samples(samples, labels=config.labels)
+    source = load_sequences(samples, labels=config.labels)
     options: dict[str, Any] = {}
     seed = 0
     if run is not None:
         values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         options, seed = values.get("data", {}), values.get("seed", 0)
     cache = options.get("cache") or (run / "cache" if run else default_cache_dir() / "stores")
-    return build_store(
-        sheet,
+    return store_of(
+        source,
         cache,
         n_policy=n_policy or config.n_policy,
         validation=options.get("validation", 0.1),

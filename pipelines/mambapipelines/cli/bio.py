@@ -20,6 +20,7 @@ PROGRAM = Program(
         Verb("perplexity", f"{_VERBS}.perplexity", "bits a base against context length"),
         Verb("classify", f"{_VERBS}.classify", "label the records of sequence files (TSV)"),
         Verb("report", f"{_VERBS}.report", "draw a run: curves, confusion, accuracy by length"),
+        Verb("prepare", f"{_VERBS}.prepare", "encode sequence files once, for many trainings"),
         Verb("simulate", f"{_VERBS}.simulate", "write simulated great-ape genomes to try it on"),
         Verb("split", f"{_VERBS}.split", "add train/val/test to a sheet, list duplicates"),
         Verb("info", f"{_VERBS}.info", "describe a model, a run or the installation"),

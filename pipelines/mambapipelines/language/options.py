@@ -15,7 +15,8 @@ class LanguageData(WindowOptions):
 
     Args:
         samples: sample sheet (TSV or CSV with path and perhaps label, split, region, circular), a
-            folder of sequence files, or one sequence file. Required; labels are not needed.
+            folder of sequence files, one sequence file, or a folder that `mambabio prepare` made.
+            Required; labels are not needed.
         n_policy: what happens to runs of N: split makes pieces, which no window joins, keep reads
             N as a letter. N and IUPAC codes are never scored.
         balanced: draw every label equally often instead of every base.

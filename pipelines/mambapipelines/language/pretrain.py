@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mambabio.alphabet import VOCAB_SIZE
-from mambabio.sheet import SampleSheet, load_samples
-from mambabio.store import SequenceStore, build_store
+from mambabio.prepared import Prepared, load_sequences, store_of
+from mambabio.sheet import SampleSheet
+from mambabio.store import SequenceStore
 from mambacore.errors import UsageError
 
 from .. import environment
@@ -45,10 +46,10 @@ def pretrain(arguments: FitArguments, *, verbose: bool = False) -> None:
             "name a sample sheet, a folder of sequences or a sequence file: --data.samples SHEET."
         )
     samples = Path(options.samples).expanduser().absolute()
-    sheet = load_samples(samples, labelled=False)
+    source = load_sequences(samples, labelled=False)
     model = build_model(arguments.sections["model"], arguments.seed)
     with run_of(arguments, leader=leader) as run:
-        _pretrain(arguments, run, sheet, samples, model, leader=leader, verbose=verbose)
+        _pretrain(arguments, run, source, samples, model, leader=leader, verbose=verbose)
 
 
 def build_model(options: LanguageModelOptions, seed: int) -> LanguageModel:
@@ -74,7 +75,7 @@ def build_model(options: LanguageModelOptions, seed: int) -> LanguageModel:
 def _pretrain(
     arguments: FitArguments,
     run: Run,
-    sheet: SampleSheet,
+    source: SampleSheet | Prepared,
     samples: Path,
     model: LanguageModel,
     *,
@@ -92,8 +93,8 @@ def _pretrain(
     options = dataclasses.replace(options, samples=str(samples))
     if leader:
         run.write_config(to_yaml({**arguments.config(), "data": dataclasses.asdict(options)}))
-    store = build_store(
-        sheet,
+    store = store_of(
+        source,
         options.cache or run.cache,
         n_policy=options.n_policy,
         validation=options.validation,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from mambabio.sheet import load_samples
-from mambabio.store import Log, SequenceStore, build_store
+from mambabio.prepared import load_sequences, store_of
+from mambabio.store import Log, SequenceStore
 from mambacore.cache import default_cache_dir
 
 from ..bio.stores import run_of
@@ -33,8 +33,8 @@ def store_for(samples: Path, model: Path, *, log: Log) -> SequenceStore:
         options = LanguageData(**{k: v for k, v in values["data"].items() if k in known})
         seed = values.get("seed", 0)
     cache = options.cache or (run / "cache" if run else default_cache_dir() / "stores")
-    return build_store(
-        load_samples(samples.expanduser(), labelled=False),
+    return store_of(
+        load_sequences(samples.expanduser(), labelled=False),
         cache,
         n_policy="split",
         validation=options.validation,

@@ -70,6 +70,7 @@ def main(argv: list[str], prog: str) -> int:
     arguments = _parser(prog).parse_args(argv)
     from mambabio.classifier import SpeciesClassifier
     from mambabio.evaluate import evaluate
+    from mambabio.prepared import is_prepared
 
     from ...bio.stores import check_window, run_of, saved_baselines, store_for
 
@@ -82,7 +83,9 @@ def main(argv: list[str], prog: str) -> int:
     if arguments.window:
         check_window(store, arguments.split, window)
     with_n = None
-    if not arguments.no_baseline and model.config.n_policy != "keep" and store.select("train"):
+    # Prepared sequences have lost their N.
+    had_n = model.config.n_policy != "keep" and not is_prepared(samples)
+    if not arguments.no_baseline and had_n and store.select("train"):
         _log("reading the sequences with their N too, for what N alone would tell")
         with_n = store_for(model.config, samples, run, n_policy="keep", log=lambda line: None)
     evaluation = evaluate(
