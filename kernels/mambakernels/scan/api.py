@@ -33,6 +33,8 @@ def _name_shape(t: object) -> str:
 
 
 def _check(name: str, t: Tensor, shape: tuple, meaning: str, u: Tensor) -> None:
+    if isinstance(t, Tensor) and t.shape == shape and t.device == u.device:
+        return
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} is a {type(t).__name__}: give a tensor of shape {meaning}")
     if t.shape != shape:
@@ -40,8 +42,7 @@ def _check(name: str, t: Tensor, shape: tuple, meaning: str, u: Tensor) -> None:
             f"{name} has shape {tuple(t.shape)}, but u {tuple(u.shape)} asks for "
             f"{meaning} = {tuple(shape)}"
         )
-    if t.device != u.device:
-        raise ValueError(f"{name} is on {t.device} and u on {u.device}: move them to one device")
+    raise ValueError(f"{name} is on {t.device} and u on {u.device}: move them to one device")
 
 
 def _check_float(name: str, t: Tensor, shape: tuple, meaning: str, u: Tensor) -> None:

@@ -16,9 +16,6 @@ u is, else float32), segment_ids as the user gave them (any integer dtype); opti
     summary(u, delta, A, B, delta_bias, segment_ids, delta_softplus, zoh, reverse)
         -> decay (b, d, n), state (b, d, n), chunk_states
     saved_shape(batch, length, channels, state) -> shape of `saved` (may meet symbolic integers)
-    adjoint(dout, saved, delta, A, C, z, delta_bias, segment_ids, delta_softplus, zoh, reverse)
-        -> gradient of the initial state alone, (b, d, n), or None where it cannot tell; a module
-           may do without this function, and then has its whole backward run for it.
 
 `saved` is one tensor in the state's dtype: the backend's own notes for its backward. With
 save=False no backward will follow: `saved` is then an empty (0,) tensor. `chunk_states` is what
@@ -120,13 +117,12 @@ def outputs_and_gradients(
     exchange: from the gradient of the initial state, as far as it comes from this stretch, to what
         the stretches after it add to the gradient of the final state.
     """
-    module = _import_backend(inputs[-1])
-    fills = getattr(module, "FILLS_OUTPUTS", False)
+    fills = getattr(_import_backend(inputs[-1]), "FILLS_OUTPUTS", False)
     out = None
     if not fills:
         out, _, saved = _forward(*inputs, save=True, chunk_states=None)
     if exchange is not None:
-        added = exchange(_adjoint(module, dout, dfinal_state, saved, *inputs))
+        added = exchange(_adjoint(dout, dfinal_state, saved, *inputs))
         dfinal_state = added if dfinal_state is None else dfinal_state + added
     if fills:
         u = inputs[0]
@@ -138,19 +134,15 @@ def outputs_and_gradients(
     return out, (gradients[:5], gradients[5:])  # type: ignore[return-value]
 
 
-def _adjoint(
-    module: ModuleType, dout: Tensor, dfinal_state: Tensor | None, saved: Tensor, *inputs: Any
-) -> Tensor:
-    """Gradient of the initial state: a pass of its own where the backend has one."""
-    adjoint = getattr(module, "adjoint", None)
-    if adjoint is not None and dfinal_state is None:
-        _, delta, A, _, C, _, z, bias, _, segment_ids, softplus, zoh, reverse, _ = inputs
-        found = adjoint(
+def _adjoint(dout: Tensor, dfinal_state: Tensor | None, saved: Tensor, *inputs: Any) -> Tensor:
+    """Gradient of the initial state: for Triton by a pass of its own, else the whole backward."""
+    name = inputs[-1]
+    if name == "triton" and dfinal_state is None:
+        _, delta, A, _, C, _, z, bias, _, segment_ids, softplus, _, reverse, _ = inputs
+        return _import_backend("triton_adjoint").adjoint(
             _rows(dout), saved, _rows(delta), _whole(A), _rows(C), _rows(z), _whole(bias),
-            segment_ids, softplus, zoh, reverse,
+            segment_ids, softplus, reverse,
         )  # fmt: skip
-        if found is not None:
-            return found
     gradient = _backward(dout, dfinal_state, saved, *inputs)[8]
     assert gradient is not None  # an initial state was given
     return gradient

@@ -5,13 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mambakernels.scan import triton_plain_backward, triton_plain_forward
-from mambakernels.scan.triton_launch import Launcher
 from mambakernels.scan.triton_problem import Problem, ceil_div, power_of_2, strides
-
-_summarise = Launcher(triton_plain_forward.summarise)
-_scan_outputs = Launcher(triton_plain_forward.scan_outputs)
-_summarise_adjoints = Launcher(triton_plain_backward.summarise_adjoints)
-_scan_gradients = Launcher(triton_plain_backward.scan_gradients)
 
 
 def _blocks(p: Problem) -> tuple[int, int]:
@@ -32,7 +26,7 @@ def walks_whole(p: Problem) -> bool:
 
 def summarise(p: Problem, summaries: Tensor, count: int) -> None:
     _, length, channels, states = p.sizes
-    _summarise((p.key, count), p.stream, _programs(p, count), (
+    p.record.launch(triton_plain_forward.summarise, _programs(p, count), (
         p.u, p.delta, p.A, p.B, p.bias, p.segments, summaries,
         length, channels, states, p.chunks, p.tuning.chunk, count,
         *strides(p.u, p.delta, p.B, p.segments),
@@ -42,8 +36,7 @@ def summarise(p: Problem, summaries: Tensor, count: int) -> None:
 
 def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) -> None:
     _, length, channels, states = p.sizes
-    key = (p.key, starts is None)
-    _scan_outputs(key, p.stream, _programs(p, p.chunks), (
+    p.record.launch(triton_plain_forward.scan_outputs, _programs(p, p.chunks), (
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial, p.segments, starts, out, final,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(p.u, p.delta, p.B, p.C, p.z, p.segments),
@@ -53,7 +46,7 @@ def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) 
 
 def summarise_adjoints(p: Problem, dout: Tensor, adjoints: Tensor) -> None:
     _, length, channels, states = p.sizes
-    _summarise_adjoints(p.key, p.stream, _programs(p, p.chunks - 1), (
+    p.record.launch(triton_plain_backward.summarise_adjoints, _programs(p, p.chunks - 1), (
         dout, p.delta, p.A, p.C, p.z, p.bias, p.segments, adjoints,
         length, channels, states, p.chunks, p.tuning.chunk,
         *strides(dout, p.delta, p.C, p.z, p.segments),
@@ -70,9 +63,9 @@ def scan_gradients(
     items = _programs(p, p.chunks)
     programs = min(items, p.tuning.programs)
     subs = ceil_div(p.tuning.chunk, p.tuning.sub)
-    scratch = p.A.new_empty(programs * (subs + p.tuning.sub) * block_n * block_d)
-    partials = p.A.new_empty(ceil_div(channels, block_d), batch, length, 2, states)
-    _scan_gradients((p.key, out is None), p.stream, programs, (
+    scratch = p.record.empty(programs * (subs + p.tuning.sub) * block_n * block_d)
+    partials = p.record.empty(ceil_div(channels, block_d), batch, length, 2, states)
+    p.record.launch(triton_plain_backward.scan_gradients, programs, (
         dout, dfinal, adjoints, starts, p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial,
         p.segments, du, ddelta, dz, out, partials, sums, dinitial, scratch,
         items, programs, length, channels, states, p.chunks, p.tuning.chunk, p.tuning.sub,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mambakernels.scan.triton_launch import stream_of
+from mambakernels.scan.triton_launch import Recording
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -100,8 +100,7 @@ choose_once = lru_cache(maxsize=1024)(choose)
 class Problem(NamedTuple):
     """The scan's inputs, as `op` hands them to a backend, with their sizes.
 
-    key: equal for two problems only if every kernel compiled for one serves the other.
-    stream: where the kernels go.
+    record: launches the kernels and makes their scratch memory.
     """
 
     u: Tensor
@@ -120,28 +119,56 @@ class Problem(NamedTuple):
     tuning: Tuning
     sizes: tuple[int, int, int, int]
     chunks: int
-    key: Hashable
-    stream: int
-
-
-def describe(t: Tensor | None) -> Hashable:
-    """All that a kernel's compiled code can depend on, apart from the sizes."""
-    return None if t is None else (t.dtype, t.stride(), t.data_ptr() % 16 == 0)
+    record: Recording
 
 
 def bundle(
     u, delta, A, B, C, D, z, bias, initial, segments, softplus, zoh, reverse,
-    tuning: Tuning | None, *others: Tensor | None,
+    tuning: Tuning | None,
 ) -> Problem:  # fmt: skip
-    """others: further tensors that this call's kernels get from the caller."""
     sizes = (*u.shape, A.shape[1])
     tuning = tuning or choose_once(*sizes)
-    tensors = (u, delta, A, B, C, D, z, bias, initial, segments, *others)
-    key = (sizes, tuning, softplus, zoh, reverse, u.device, *map(describe, tensors))
     return Problem(
         u, delta, A, B, C, D, z, bias, initial, segments, softplus, zoh, reverse,
-        tuning, sizes, ceil_div(sizes[1], tuning.chunk), key, stream_of(u),
+        tuning, sizes, ceil_div(sizes[1], tuning.chunk), Recording(A),
     )  # fmt: skip
+
+
+def identify(
+    u: Tensor, A: Tensor, rows: tuple[Tensor | None, ...], whole: tuple[Tensor | None, ...],
+    *options: Hashable,
+) -> tuple[Hashable, list[int | None]]:  # fmt: skip
+    """(key, addresses of rows and whole). Keys are equal only if every kernel compiled for one
+    problem serves the other, with the same sizes and launches.
+
+    rows: with strides of their own. whole: contiguous, in the state's dtype, of shapes that follow
+        from u's, A's and the options.
+    """
+    addresses: list[int | None] = []
+    kinds = []
+    low = given = 0
+    for t in rows:
+        if t is None:
+            addresses.append(None)
+            kinds.append(None)
+        else:
+            address = t.data_ptr()
+            addresses.append(address)
+            low |= address
+            kinds.append((t.dtype, t.stride()))
+    for t in whole:
+        given <<= 1
+        if t is None:
+            addresses.append(None)
+        else:
+            address = t.data_ptr()
+            addresses.append(address)
+            low |= address
+            given |= 1
+    # Kernels are compiled for addresses that are multiples of 16, each argument for itself.
+    odd = tuple((a or 0) % 16 for a in addresses) if low % 16 else None
+    key = (options, u.shape, A.shape[1], A.dtype, u.get_device(), given, odd, *kinds)
+    return key, addresses
 
 
 def strides(*tensors: Tensor | None) -> list[int]:

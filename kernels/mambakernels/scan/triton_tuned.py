@@ -14,15 +14,9 @@ from mambakernels.scan import (
     triton_tuned_forward,
     triton_tuned_gradients,
 )
-from mambakernels.scan.triton_launch import Launcher
 from mambakernels.scan.triton_problem import Problem, Tile, ceil_div, power_of_2, strides
 
 STATES = 64  # the most that shared memory is laid out for
-
-_summarise = Launcher(triton_tuned_forward.summarise)
-_scan_outputs = Launcher(triton_tuned_forward.scan_outputs)
-_summarise_adjoints = Launcher(triton_tuned_backward.summarise_adjoints)
-_scan_gradients = Launcher(triton_tuned_gradients.scan_gradients)
 
 
 def can_run(p: Problem) -> bool:
@@ -56,7 +50,7 @@ def _programs(p: Problem, chunks: int) -> int:
 
 def summarise(p: Problem, summaries: Tensor, count: int) -> None:
     _, length, channels, _ = p.sizes
-    _summarise((p.key, count), p.stream, _programs(p, count), (
+    p.record.launch(triton_tuned_forward.summarise, _programs(p, count), (
         p.u, p.delta, p.A, p.B, p.bias, p.segments, summaries,
         length, channels, p.chunks, p.tuning.chunk, count,
         *strides(p.u, p.delta, p.B, p.segments),
@@ -67,7 +61,7 @@ def summarise(p: Problem, summaries: Tensor, count: int) -> None:
 def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) -> None:
     _, length, channels, _ = p.sizes
     whole = walks_whole(p)
-    _scan_outputs((p.key, starts is None), p.stream, _programs(p, 1 if whole else p.chunks), (
+    p.record.launch(triton_tuned_forward.scan_outputs, _programs(p, 1 if whole else p.chunks), (
         p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial, p.segments, starts, out, final,
         length, channels, p.chunks, p.tuning.chunk,
         *strides(p.u, p.delta, p.B, p.C, p.z, p.segments),
@@ -77,7 +71,7 @@ def scan_outputs(p: Problem, starts: Tensor | None, out: Tensor, final: Tensor) 
 
 def summarise_adjoints(p: Problem, dout: Tensor, adjoints: Tensor) -> None:
     _, length, channels, _ = p.sizes
-    _summarise_adjoints(p.key, p.stream, _programs(p, p.chunks - 1), (
+    p.record.launch(triton_tuned_backward.summarise_adjoints, _programs(p, p.chunks - 1), (
         dout, p.delta, p.A, p.C, p.z, p.bias, p.segments, adjoints,
         length, channels, p.chunks, p.tuning.chunk,
         *strides(dout, p.delta, p.C, p.z, p.segments),
@@ -95,9 +89,9 @@ def scan_gradients(
     items = batch * p.chunks * groups
     # As many rounds as the GPU needs, all of them full.
     programs = ceil_div(items, ceil_div(items, p.tuning.programs))
-    scratch = p.A.new_empty(programs * (p.tuning.chunk // tile.steps) * states * tile.block)
-    partials = p.A.new_empty(groups, batch, length, 2, states)
-    _scan_gradients((p.key, out is None), p.stream, programs, (
+    scratch = p.record.empty(programs * (p.tuning.chunk // tile.steps) * states * tile.block)
+    partials = p.record.empty(groups, batch, length, 2, states)
+    p.record.launch(triton_tuned_gradients.scan_gradients, programs, (
         dout, dfinal, adjoints, starts, p.u, p.delta, p.A, p.B, p.C, p.D, p.z, p.bias, p.initial,
         p.segments, du, ddelta, dz, out, partials, sums, dinitial, scratch,
         items, programs, length, channels, p.chunks, p.tuning.chunk,
