@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bio_cli import SMALL, random_fasta, run_cli
 from test_resume import assert_same, outcome
 
+from helpers import assert_close
 from mambabio.packing import PackedWindows
+from mambapipelines.checkpoints import read
 from mambapipelines.metrics_file import read_rows
 
 PACKED = (*SMALL, "--data.window", "512", "--data.packing", "true", "--data.baselines", "false",
@@ -70,3 +73,20 @@ def test_a_language_model_learns_from_them(tmp_path, short, capsys):
     rows = read_rows(tmp_path / "run" / "metrics.csv")
     assert rows[-1]["val/bits"] < 2.1
     assert "train/padding" in next(row for row in rows if "train/bits" in row)
+
+
+@pytest.mark.slow
+def test_two_ranks_weigh_every_base_alike(tmp_path, short, capsys):
+    """Rows hold unequal numbers of scored bases; two ranks train as one does on all rows."""
+    options = [*(a for a in PACKED if a not in ("--data.baselines", "false"))]
+    # Exact: what differs between the two is then a wrong weight, not rounding.
+    options += ["--trainer.max_steps", "12", "--trainer.precision", "64-true", "--seed", "4"]
+    base = ["pretrain", "--data.samples", str(short), *options, "--run"]
+    assert run_cli(capsys, *base, tmp_path / "one")[0] == 0
+    two = ["--data.tokens", "512", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    command = [sys.executable, "-m", "mambapipelines", "bio", *base, str(tmp_path / "two"), *two]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    weights = [read(tmp_path / run / "checkpoints/last.ckpt") for run in ("one", "two")]
+    for name, value in weights[0]["state_dict"].items():
+        assert_close(weights[1]["state_dict"][name], value, 1e-9, name)
