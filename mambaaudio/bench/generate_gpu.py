@@ -28,14 +28,14 @@ def main() -> None:
     parser.add_argument("--periods", type=int, default=64, help="of 16 samples, a measurement")
     parser.add_argument("--mixers", default="mamba", help="one name, or one a level with commas")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--engine", default="graph", choices=("graph", "torch"))
+    parser.add_argument("--engine", default="graph", choices=("graph", "graph-modules", "torch"))
     options = parser.parse_args()
     torch.manual_seed(0)
     backbone = MultiScaleConfig(mixers=tuple(options.mixers.split(",")))
     model = WaveformModel(WaveformConfig(RATE, backbone=backbone)).eval().cuda()
     made = [
         Generator(model, engine=engine).generate(0.01, seed=1, batch=2).waveforms
-        for engine in ("torch", "graph")
+        for engine in ("torch", options.engine)
     ]
     same = np.mean([np.mean(a == b) for a, b in zip(*made, strict=True)])
     print(f"{same:.1%} of the samples are those of the model's own steps (float32)")

@@ -6,6 +6,8 @@ uniform numbers, but for rounding of the scores.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +19,7 @@ from mambaaudio.model import WaveformModel, WaveformState
 from mambaaudio.sampling import Sampling, Uniforms, pick
 from mambacore.errors import UsageError
 
-ENGINES = ("auto", "compiled", "graph", "torch")
+ENGINES = ("auto", "compiled", "graph", "graph-modules", "torch")
 Drawn = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
@@ -131,8 +133,10 @@ class CompiledEngine:
         )
 
 
-def choose(model: WaveformModel, wanted: str) -> type[TorchEngine] | type[CompiledEngine]:
+def choose(model: WaveformModel, wanted: str) -> Callable[..., Engine]:
     """The engine by name; "auto" takes the fastest that can run the model.
+
+    "graph-modules" is "graph" without fused steps.
 
     Raises:
         UsageError: an unknown name, or an engine that cannot run this model, and why.
@@ -142,12 +146,12 @@ def choose(model: WaveformModel, wanted: str) -> type[TorchEngine] | type[Compil
     if wanted not in ENGINES:
         raise UsageError(f"engine {wanted!r} is not one of {', '.join(ENGINES)}")
     on_gpu = model.device.type == "cuda"
-    if wanted == "graph" and not on_gpu:
-        raise UsageError(f"engine 'graph' needs a model on a CUDA GPU, not on {model.device}")
-    if wanted == "graph" or (wanted == "auto" and on_gpu):
+    if wanted.startswith("graph") and not on_gpu:
+        raise UsageError(f"engine {wanted!r} needs a model on a CUDA GPU, not on {model.device}")
+    if wanted.startswith("graph") or (wanted == "auto" and on_gpu):
         from mambaaudio.graph import GraphEngine
 
-        return GraphEngine
+        return partial(GraphEngine, fused=wanted != "graph-modules")
     reason = why_not(model.backbone)
     if wanted == "compiled" and reason:
         raise UsageError(f"engine 'compiled' cannot run this model: {reason}")

@@ -147,7 +147,8 @@ class Generator:
 
     Args:
         model: in evaluation mode, on the device where it shall run.
-        engine: "auto", "compiled" (CPU), "graph" (CUDA) or "torch"; see `mambaaudio.engines`.
+        engine: "auto", "compiled" (CPU), "graph", "graph-modules" (CUDA) or "torch"; see
+            `mambaaudio.engines`.
 
     >>> from mambaaudio import WaveformConfig, WaveformModel
     >>> from mambacore.multiscale import MultiScaleConfig

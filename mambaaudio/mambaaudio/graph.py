@@ -2,7 +2,10 @@
 
 The slow levels run once in `total_pool` steps, so that many steps repeat exactly and are one
 graph: all levels when due, the sampling on the device from uniforms that were uploaded before.
-Nothing waits for the host within a period; between two there are a launch and two copies.
+Nothing waits for the host within a period; between two there are a launch and three copies.
+
+Models of Mamba mixers take fused steps (`mambacore.decoding_gpu`): a stage is one launch, head
+and draw another. Others are captured as their modules run them.
 """
 
 from __future__ import annotations
@@ -15,19 +18,27 @@ from torch import Tensor
 
 from mambaaudio.engines import Drawn, TorchEngine
 from mambaaudio.model import WaveformState
+from mambaaudio.sampling import pick
 from mambacore import state as states
+from mambacore.decoding_gpu import DeviceDecoding, why_not
 
 _WARM_UP = 2
 
 
 class GraphEngine(TorchEngine):
-    """`TorchEngine` whose periods are replayed; the same symbols as its own steps."""
+    """`TorchEngine` whose periods are replayed; the same symbols as its own steps.
 
-    def __init__(self, *arguments, **options) -> None:
+    Fused steps are float32 whatever the model is; the others run in the model's dtype.
+    """
+
+    def __init__(self, *arguments: Any, fused: bool = True, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._period = self.model.config.backbone.total_pool
         # Place within the period. Levels count from the slowest one's frame.
         self._place = _place(self.state)
+        self._memory: _FusedPeriod | _ModulePeriod | None = None
+        if fused and why_not(self.model.backbone) is None:
+            self._memory = _FusedPeriod(self)
         self._graph: torch.cuda.CUDAGraph | None = None
         self._surplus: list[Drawn] = []
 
@@ -35,8 +46,9 @@ class GraphEngine(TorchEngine):
     def run(self, count: int) -> Drawn:
         """See `Engine`."""
         made, have = self._surplus, sum(part[0].shape[1] for part in self._surplus)
-        if have < count and (self._place or self._incomplete()):
-            made.append(self._by_steps(self._period - self._place))
+        if have < count and (self._graph is None or self._place):
+            # Up to a period's border step by step: that compiles what will be captured.
+            made.append(self._by_steps())
             have += made[-1][0].shape[1]
         if have < count:
             made.append(self._by_periods(-(-(count - have) // self._period)))
@@ -46,73 +58,158 @@ class GraphEngine(TorchEngine):
         self._surplus = [rest] if rest[0].shape[1] else []
         return symbols[:, :count], logs[:, :count]
 
-    def _incomplete(self) -> bool:
-        """Whether a level has no state yet, because its first frame was never whole."""
-        return self.state is None or _has_none(self.state.backbone)
-
-    def _by_steps(self, count: int) -> Drawn:
-        self._place = (self._place + count) % self._period
-        return super().run(count)
+    def _by_steps(self) -> Drawn:
+        count, first = self._period - self._place, self._place
+        self._place = 0
+        if not isinstance(self._memory, _FusedPeriod):
+            return super().run(count)
+        uniforms = torch.from_numpy(self.uniforms.draw(count))
+        self._memory.uniform[:, first:].copy_(uniforms)
+        self._memory.steps(first)
+        # Clones: the memory is written again.
+        symbols = self._memory.symbols[:, first:].clone()
+        return symbols.cpu().numpy(), self._memory.logs[:, first:].clone().cpu().numpy()
 
     def _by_periods(self, count: int) -> Drawn:
-        uniforms = torch.from_numpy(self.uniforms.draw(count * self._period)).to(self.last.device)
+        if self._memory is None:
+            self._memory = _ModulePeriod(self)
+        memory = self._memory
         if self._graph is None:
-            self._capture()
-        assert self._graph is not None
-        symbols = uniforms.new_empty(uniforms.shape, dtype=torch.int64)
-        logs = uniforms.new_empty(uniforms.shape, dtype=torch.float32)
+            self._graph = memory.capture()
+        uniforms = torch.from_numpy(self.uniforms.draw(count * self._period)).to(self.last.device)
+        symbols = torch.empty_like(uniforms, dtype=torch.int64)
+        logs = torch.empty_like(uniforms, dtype=torch.float32)
         for first in range(0, uniforms.shape[1], self._period):
             span = slice(first, first + self._period)
-            self._uniform.copy_(uniforms[:, span])
+            memory.uniform.copy_(uniforms[:, span])
             self._graph.replay()
-            symbols[:, span].copy_(self._symbols)
-            logs[:, span].copy_(self._logs)
+            symbols[:, span].copy_(memory.symbols)
+            logs[:, span].copy_(memory.logs)
         return symbols.cpu().numpy(), logs.cpu().numpy()
 
-    def _capture(self) -> None:
-        """Record one period that begins and ends in the same memory."""
-        assert self.state is not None
-        before = [
-            tensor.clone(memory_format=torch.contiguous_format)
-            for tensor in (*states.tensors(self.state), self.last, self.ended)
-        ]
-        # The state's own memory becomes the graph's: what it reads and what it leaves behind.
-        self.state = states.map_tensors(lambda tensor: tensor.clone(), self.state)
-        self.last, self.ended = self.last.clone(), self.ended.clone()
-        home = [*states.tensors(self.state), self.last, self.ended]
-        place = self.position
-        self._uniform = torch.zeros(
-            len(self.last), self._period, dtype=torch.float64, device=self.last.device
+
+class _FusedPeriod:
+    """A period of fused steps on memory that stays put."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        model, self._sampling = engine.model, engine.sampling
+        self._config, rows = model.config, len(engine.last)
+        state = engine.state
+        conditions = engine.conditions if state is None else state._asdict()
+        zeros = torch.zeros_like(engine.last)
+        with torch.no_grad():
+            label, speaker = (conditions.get(name) for name in ("label", "speaker"))
+            condition = model.condition(
+                zeros if label is None else label, zeros if speaker is None else speaker
+            )
+        self._steps = DeviceDecoding(
+            model.backbone,
+            model.embedding,
+            model.head,
+            None if state is None else state.backbone,
+            condition,
+            rows,
+            phases=model.phases,
         )
-        stream = torch.cuda.Stream(self.last.device)
-        stream.wait_stream(torch.cuda.current_stream(self.last.device))
-        with torch.cuda.stream(stream):  # compiles kernels, allocates the libraries' workspaces
-            for _ in range(_WARM_UP):
-                self._one_period(home)
-        torch.cuda.current_stream(self.last.device).wait_stream(stream)
-        for tensor, value in zip(home, before, strict=True):
-            tensor.copy_(value)
+        self._period = self._config.backbone.total_pool
+        device = engine.last.device
+        self._last = engine.last.clone()
+        self._ended = torch.zeros(rows, dtype=torch.int8, device=device)
+        self.uniform = torch.zeros(rows, self._period, dtype=torch.float64, device=device)
+        self.symbols = torch.zeros(rows, self._period, dtype=torch.int64, device=device)
+        self.logs = torch.zeros(rows, self._period, device=device)
+        self._scores = torch.zeros(rows, self._config.vocabulary, device=device)
+
+    def steps(self, first: int) -> None:
+        """The period's steps from place `first` on."""
+        for place in range(first, self._period):
+            self._step(place)
+
+    def _step(self, place: int) -> None:
+        config, sampling = self._config, self._sampling
+        within = place % config.symbols_per_sample > 0
+        allowed = config.end if within else None
+        column = slice(place, place + 1)
+        if sampling.temperature > 0 and sampling.top_k is None and sampling.top_p is None:
+            self._steps.step(
+                self._last,
+                place,
+                uniform=self.uniform[:, place],
+                last=self._last,
+                ended=self._ended,
+                symbols=self.symbols[:, place],
+                logs=self.logs[:, place],
+                temperature=sampling.temperature,
+                allowed=allowed,
+                end=config.end,
+            )
+            return
+        self._steps.step(self._last, place, scores=self._scores)
+        symbols, logs = pick(self._scores, self.uniform[:, place], sampling, allowed)
+        if config.end is not None:
+            over = self._ended != 0
+            symbols, logs = symbols.masked_fill(over, config.end), logs.masked_fill(over, 0.0)
+            self._ended.copy_(symbols == config.end)
+        self._last.copy_(symbols)
+        self.symbols[:, column].copy_(symbols[:, None])
+        self.logs[:, column].copy_(logs[:, None])
+
+    def capture(self) -> torch.cuda.CUDAGraph:
+        """Record one period; recording runs nothing."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._symbols, self._logs = self._one_period(home)
-        # Recording does not run, but be sure that the state is the one from before.
-        for tensor, value in zip(home, before, strict=True):
-            tensor.copy_(value)
-        self.position = place
-        self._graph = graph
+            self.steps(0)
+        return graph
 
-    def _one_period(self, home: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """A period of steps from `home`, whose memory holds the state again afterwards."""
-        state, last, ended = self.state, self.last, self.ended
-        made = [self.step(self._uniform[:, t]) for t in range(self._period)]
-        after = [*states.tensors(self.state), self.last, self.ended]
-        for tensor, value in zip(home, after, strict=True):
+
+class _ModulePeriod:
+    """A period of the model's own steps that begins and ends in the same memory."""
+
+    def __init__(self, engine: TorchEngine) -> None:
+        assert engine.state is not None
+        self._engine = engine
+        self._period = engine.model.config.backbone.total_pool
+        # The state's own memory becomes the graph's: what it reads and what it leaves behind.
+        engine.state = states.map_tensors(_own, engine.state)
+        engine.last, engine.ended = _own(engine.last), _own(engine.ended)
+        self._home = [*states.tensors(engine.state), engine.last, engine.ended]
+        self.uniform = torch.zeros(
+            len(engine.last), self._period, dtype=torch.float64, device=engine.last.device
+        )
+        self.symbols = self.logs = torch.empty(0)
+
+    def capture(self) -> torch.cuda.CUDAGraph:
+        """Record one period, after a few that compile and allocate and are undone."""
+        before = [tensor.clone() for tensor in self._home]
+        device = self._engine.last.device
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP):
+                self._steps()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.symbols, self.logs = self._steps()
+        for tensor, value in zip(self._home, before, strict=True):
+            tensor.copy_(value)
+        return graph
+
+    def _steps(self) -> tuple[Tensor, Tensor]:
+        engine = self._engine
+        kept = engine.state, engine.last, engine.ended, engine.position
+        made = [engine.step(self.uniform[:, t]) for t in range(self._period)]
+        after = [*states.tensors(engine.state), engine.last, engine.ended]
+        for tensor, value in zip(self._home, after, strict=True):
             if tensor is not value:
                 tensor.copy_(value)
-        self.state, self.last, self.ended = state, last, ended
-        return torch.stack([pair[0] for pair in made], 1), torch.stack(
-            [pair[1] for pair in made], 1
-        )
+        engine.state, engine.last, engine.ended, engine.position = kept
+        symbols, logs = zip(*made, strict=True)
+        return torch.stack(symbols, 1), torch.stack(logs, 1)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _place(state: WaveformState | None) -> int:
@@ -124,12 +221,3 @@ def _place(state: WaveformState | None) -> int:
         unit *= level.frame.shape[1]
         level = level.below
     return place
-
-
-def _has_none(level: Any) -> bool:
-    """Whether a level below has never run."""
-    while hasattr(level, "pending"):
-        level = level.below
-        if level is None:
-            return True
-    return False

@@ -80,8 +80,9 @@ def clip_figure(
             axis.axvline(heard / rate, color=_ORANGE, linewidth=1.2)
             if number == 0:
                 axis.annotate(
-                    "prompt ends", (heard / rate, 0.97), xycoords=("data", "axes fraction"),
-                    xytext=(4, 0), textcoords="offset points", va="top", fontsize=8, color=_ORANGE,
+                    "prompt ends", (heard / rate, 1.0), xycoords=("data", "axes fraction"),
+                    xytext=(0, 2), textcoords="offset points", fontsize=8, color=_ORANGE,
+                    ha="center",
                 )  # fmt: skip
     return figure
 
@@ -130,7 +131,7 @@ def _bits(axis: Any, logs: NDArray[np.float32], rate: int, heard: int) -> None:
         f"mean {bits.mean():.2f}", (0.995, float(bits.mean())), xycoords=("axes fraction", "data"),
         ha="right", va="bottom", fontsize=8, color="#555555",
     )  # fmt: skip
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.2 * float(means.max()) + 0.1)
     axis.set_ylabel("bits a sample\n(as drawn)")
     axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axis.spines[["top", "right"]].set_visible(False)
