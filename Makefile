@@ -63,9 +63,9 @@ GPU_PYTHON ?= $(BIN)/python
 GPU_OUT ?= gpu-check
 gpu-check:
 	mkdir -p $(GPU_OUT)
-	timeout 240 $(GPU_PYTHON) -m pytest -m gpu -q --timeout 200
-	timeout 120 $(GPU_PYTHON) kernels/bench/scan_gpu.py --out $(GPU_OUT)
-	timeout 160 $(GPU_PYTHON) kernels/bench/model_gpu.py --out $(GPU_OUT)
+	timeout 300 $(GPU_PYTHON) -m pytest -m gpu -q -n 4 --dist loadgroup --timeout 280
+	timeout 90 $(GPU_PYTHON) kernels/bench/scan_gpu.py --out $(GPU_OUT)
+	timeout 140 $(GPU_PYTHON) kernels/bench/model_gpu.py --out $(GPU_OUT)
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(DEMO_AUDIO)

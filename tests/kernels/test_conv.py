@@ -106,6 +106,7 @@ def test_interpreted_kernels() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.xdist_group("memory")
 def test_past_two_to_the_32_elements_on_the_gpu() -> None:
     """The last rows of 2^32 elements equal those computed alone, with the state handed over.
 

@@ -254,6 +254,7 @@ def gradients_of(inputs: dict[str, Tensor], dout: Tensor, **options) -> dict[str
 
 
 @pytest.mark.gpu
+@pytest.mark.xdist_group("memory")
 @pytest.mark.parametrize(
     ("batch", "length", "channels"),
     [(1, 1 << 20, 256), (1, 131_072, 512), (8, 2048, 2048), (64, 2048, 512), (1, 2048, 1536),
@@ -282,6 +283,7 @@ def test_twenty_runs_same_bits(shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.xdist_group("memory")
 def test_past_the_32_bit_limits() -> None:
     """2^31 and 2^32 elements: the end of the sequence is as when run apart from the state there."""
     channels = 4096
