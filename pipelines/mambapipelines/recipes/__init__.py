@@ -19,6 +19,7 @@ RECIPES: tuple[Verb, ...] = (
     Verb("species-length", f"{_HERE}.species", "accuracy against context length (--data DIR)"),
     Verb("mtdna", f"{_HERE}.species", "classes of vertebrates from mitochondria (--data DIR)"),
     Verb("great-apes", f"{_HERE}.species", "great apes from nuclear DNA (--data DIR)"),
+    Verb("perplexity", f"{_HERE}.language", "language models of DNA by context (--data DIR)"),
 )
 """Name, module and one line of every recipe."""
 

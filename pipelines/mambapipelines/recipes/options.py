@@ -43,6 +43,8 @@ class TaskTraining:
         validation: questions of a validation.
         enough: validation accuracy at which `patience` begins to count.
         patience: validations in a row at `enough` or above that end the training; 0 never does.
+        stages: shorter lengths of the task to begin with, rising.
+        stage_share: fraction of the training that the stages take together, evenly.
     """
 
     steps: int = 10_000
@@ -59,6 +61,8 @@ class TaskTraining:
     validation: int = 512
     enough: float = 1.0
     patience: int = 0
+    stages: tuple[int, ...] = ()
+    stage_share: float = 0.5
 
     def __post_init__(self) -> None:
         accepted = {
@@ -75,9 +79,22 @@ class TaskTraining:
             "validate_every": (self.validate_every >= 1, "at least 1"),
             "validation": (self.validation >= 1, "at least 1"),
             "patience": (self.patience >= 0, "0 (never) or more"),
+            "stages": (list(self.stages) == sorted(self.stages), "rising lengths"),
+            "stage_share": (0 < self.stage_share < 1, "above 0 and below 1"),
         }
         for name, (good, text) in accepted.items():
             require(good, f"--training.{name}", getattr(self, name), text)
+
+    def stage(self, fraction: float) -> int:
+        """Which stage this fraction of the training belongs to; ``len(stages)`` is the last one.
+
+        >>> options = TaskTraining(stages=(16, 64), stage_share=0.5)
+        >>> [options.stage(f) for f in (0.0, 0.24, 0.26, 0.49, 0.5, 1.0)]
+        [0, 0, 1, 1, 2, 2]
+        """
+        if fraction >= self.stage_share:
+            return len(self.stages)
+        return int(fraction / self.stage_share * len(self.stages))
 
 
 def changed(options: TaskTraining, changes: dict[str, Any], name: str) -> TaskTraining:

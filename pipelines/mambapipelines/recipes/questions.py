@@ -100,12 +100,14 @@ def train_on(
         optimizer.step()
         return loss.detach()
 
-    step = CapturedStep(update, capture=capture)
-    questions = _Questions(task, options.batch, seed, device)
+    tasks = [*(at_length(task, length) for length in options.stages), task]
+    stage = 0
     total = torch.zeros((), device=device)
     losses: list[tuple[int, float]] = []
     accuracies: list[tuple[int, float]] = []
     good, done, since = 0, 0, 0
+    step = CapturedStep(update, capture=capture)
+    questions = _Questions(tasks[0], options.batch, seed, device)
     model.train()
     start = time.perf_counter()
     while done < options.steps:
@@ -114,6 +116,11 @@ def train_on(
             fraction = max(fraction, (time.perf_counter() - start) / options.seconds)
             if fraction >= 1:
                 break
+        if options.stage(fraction) != stage:
+            stage = options.stage(fraction)
+            # The shapes are new, so the steps are recorded anew.
+            step = CapturedStep(update, capture=capture)
+            questions = _Questions(tasks[stage], options.batch, seed + stage, device)
         factor = learning_rate_factor(fraction, options.warmup, options.final)
         set_learning_rate(optimizer, options.lr * max(factor, 1e-6))
         total += step(*questions.next())

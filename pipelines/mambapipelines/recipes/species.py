@@ -9,13 +9,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..bio.options import DataOptions, ModelOptions
 from ..language.options import LanguageData, LanguageOptimizer, LanguageTrainer
 from ..options import OptimizerOptions, TrainerOptions, require
-
-T = TypeVar("T", bound=TrainerOptions)
+from .sections import changed_sections, placed
 
 if TYPE_CHECKING:
     from mambabio.evaluation import Evaluation
@@ -86,29 +85,7 @@ class Config:
         require(len(self.windows) > 0, "--windows", self.windows, "at least one length")
         require(len(self.seeds) > 0, "--seeds", self.seeds, "at least one number")
         for name, changes in self.variants.items():
-            sections_of(self, changes, f"variants.{name}")
-
-
-SECTIONS = ("data", "model", "optimizer", "trainer")
-
-
-def sections_of(config: Config, changes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The sections of ``fit`` with a variant's changes.
-
-    Raises:
-        UsageError: a change of something that does not exist, or to a value out of range.
-    """
-    sections = {section: getattr(config, section) for section in SECTIONS}
-    for key, value in changes.items():
-        if key == _PRETRAINED:
-            continue
-        section, _, option = key.partition(".")
-        known = section in sections and option in {
-            item.name for item in dataclasses.fields(sections[section])
-        }
-        require(known, f"--{name}", key, "SECTION.OPTION of " + ", ".join(SECTIONS))
-        sections[section] = dataclasses.replace(sections[section], **{option: value})
-    return sections
+            changed_sections(self, changes, f"variants.{name}", beside=[_PRETRAINED])
 
 
 def run(config: Config, context: Context) -> Result:
@@ -130,7 +107,7 @@ def run(config: Config, context: Context) -> Result:
         init = _pretrain(config, context, folder)
     scorer = _Scorer(config, context, samples)
     for name, changes in variants.items():
-        sections = sections_of(config, changes, f"variants.{name}")
+        sections = changed_sections(config, changes, f"variants.{name}", beside=[_PRETRAINED])
         if changes.get(_PRETRAINED):
             assert init is not None
             sections["model"] = dataclasses.replace(sections["model"], init=str(init))
@@ -164,17 +141,9 @@ def _fit(
         cache=str(context.out / "cache"),
         baselines=False,
     )
-    placed = _placed(sections["trainer"], context)
-    chosen = {**sections, "data": data, "trainer": placed}
+    chosen = {**sections, "data": data, "trainer": placed(sections["trainer"], context.device)}
     context.say(f"training {folder.name}")
     fit(FitArguments(str(folder), None, seed, chosen, {}))
-
-
-def _placed(trainer: T, context: Context) -> T:
-    gpu = context.device.type == "cuda"
-    precision = trainer.precision if gpu else "32-true"
-    accelerator = "gpu" if gpu else "cpu"
-    return dataclasses.replace(trainer, accelerator=accelerator, precision=precision)
 
 
 def _pretrain(config: Config, context: Context, folder: Path) -> Path:
@@ -198,7 +167,7 @@ def _pretrain(config: Config, context: Context, folder: Path) -> Path:
         "data": data,
         "model": model,
         "optimizer": config.pretraining.optimizer,
-        "trainer": _placed(config.pretraining.trainer, context),
+        "trainer": placed(config.pretraining.trainer, context.device),
     }
     context.say("pretraining on every species of the training region")
     target = out / "run"
