@@ -10,26 +10,19 @@ import torch
 from mambaaudio.model_config import WaveformConfig
 from mambacore.errors import DataError, UsageError
 from mambacore.folders import CONFIG
+from mambacore.model_path import find_model
 
 if TYPE_CHECKING:
     from mambaaudio.model import WaveformModel
 
 
-def model_folder(path: Path) -> Path:
-    """The model folder that `path` stands for: itself, or `model/` within a run folder.
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model given by path or by name; see `mambacore.model_path.find_model`.
 
     Raises:
-        DataError: neither holds a model.
+        UsageError: no such folder, no such name. DataError: the folder holds no model.
     """
-    for folder in (path, path / "model"):
-        if (folder / CONFIG).is_file():
-            return folder
-    if not path.exists():
-        raise DataError(f"no model at {path}: there is no such folder")
-    raise DataError(
-        f"no model in {path}: neither it nor its sub-folder model/ has a {CONFIG}. Give an "
-        "exported model folder, or the folder of a run that has ended"
-    )
+    return find_model(model, "mambaaudio")
 
 
 def read_model_config(path: str | Path) -> WaveformConfig:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mambabio.classifier_config import ClassifierConfig
 from mambacore.errors import DataError, UsageError
+from mambacore.model_path import find_model
 
 if TYPE_CHECKING:
     import torch
@@ -18,21 +19,13 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 
-def model_folder(path: Path) -> Path:
-    """The model folder that `path` stands for: itself, or `model/` within a run folder.
+def model_folder(model: str | Path) -> Path:
+    """The folder of a model given by path or by name; see `mambacore.model_path.find_model`.
 
     Raises:
-        DataError: neither holds a model.
+        UsageError: no such folder, no such name. DataError: the folder holds no model.
     """
-    for folder in (path, path / "model"):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    if not path.exists():
-        raise DataError(f"no model at {path}: there is no such folder")
-    raise DataError(
-        f"no model in {path}: neither it nor its sub-folder model/ has a {CONFIG_FILE}. Give an "
-        "exported model folder, or the folder of a run that has ended"
-    )
+    return find_model(model, "mambabio")
 
 
 def read_config(folder: Path) -> ClassifierConfig:

@@ -20,6 +20,7 @@ from mambacore import (
     write_folder,
 )
 from mambacore import folders as folders_module
+from mambacore.model_path import find_model
 
 CONFIG = ModelConfig(
     vocab_size=11,
@@ -108,6 +109,25 @@ def test_a_folder_under_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_folder(tmp_path / "file" / "model", {}, {})
+
+
+def test_a_model_is_found_by_folder_run_and_shipped_name(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_model(saved, "toypackage") == saved
+    assert find_model(saved.parent, "toypackage") == saved  # a run folder has model/
+    package = tmp_path / "toypackage"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match="shipped: none in this version"):
+        find_model("apes", "toypackage")
+    saved.rename(package / "models" / "apes")
+    assert find_model("apes", "toypackage") == package / "models" / "apes"
+    with pytest.raises(UsageError, match=r"no model 'bats'.*shipped: apes"):
+        find_model("bats", "toypackage")
+    with pytest.raises(DataError, match="no model in"):
+        find_model(tmp_path, "toypackage")
 
 
 def test_unknown_settings_are_errors(saved: Path) -> None:

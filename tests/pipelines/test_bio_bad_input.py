@@ -150,7 +150,8 @@ def test_other_verbs_name_what_is_missing(tmp_path, capsys, trained):
     sheet = make_sheet(tmp_path / "in")
     sequences = tmp_path / "in" / "rich_test.fa"
     cases = [
-        (("classify", "--model", tmp_path / "none", sequences), 1, "none"),
+        (("classify", "--model", "apes", sequences), 2, "no model 'apes'"),
+        (("classify", "--model", tmp_path, sequences), 1, "no model in"),
         (("classify", "--model", trained, tmp_path / "none.fa"), 1, "none.fa"),
         (("classify", "--model", trained), 2, "INPUT"),
         (("classify", "--model", trained, sequences, "--min-probability", "2"), 2, "2"),
@@ -159,7 +160,7 @@ def test_other_verbs_name_what_is_missing(tmp_path, capsys, trained):
         (("evaluate", "--model", trained, "--samples", tmp_path / "no.tsv"), 1, "no.tsv"),
         (("evaluate", "--model", trained, "--samples", sheet, "--window", "50000"), 1, "50,000"),
         (("report", tmp_path / "none"), 1, "none"),
-        (("info", tmp_path / "none"), 1, "none"),
+        (("info", tmp_path / "none"), 2, "shipped: none"),
         (("simulate", "--out", tmp_path / "s", "--bases", "10"), 2, "10"),
     ]
     for argv, code, word in cases:

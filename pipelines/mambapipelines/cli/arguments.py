@@ -50,7 +50,10 @@ def probability(text: str) -> float:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """``--model``."""
     parser.add_argument(
-        "--model", required=True, metavar="FOLDER", help="a run folder or an exported model folder"
+        "--model",
+        required=True,
+        metavar="MODEL",
+        help="a run folder, an exported model folder or a shipped model's name",
     )
 
 
