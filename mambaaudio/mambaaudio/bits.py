@@ -22,13 +22,6 @@ from mambacore.errors import UsageError
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-class Config(Protocol):
-    """What of a model's configuration is read here."""
-
-    @property
-    def symbols_per_sample(self) -> int: ...
-
-
 class Model(Protocol):
     """`mambaaudio.WaveformModel`, or anything with its face."""
 
@@ -69,7 +62,7 @@ class Scorer:
         self.model = model
         self.device = model.device
         self.chunk = chunk or (1 << 17 if self.device.type == "cuda" else 1 << 14)
-        self._precision = precision
+        self.precision = precision
         self._each = model.config.symbols_per_sample
 
     def stream(self, label: int = 0, speaker: int = 0) -> Stream:
@@ -161,8 +154,8 @@ class Scorer:
     ) -> tuple[Tensor, Any]:
         """(B, L) costs of symbols, and the state after them."""
         cast: Any = contextlib.nullcontext()
-        if self._precision != "float32":
-            cast = torch.autocast(self.device.type, getattr(torch, self._precision))
+        if self.precision != "float32":
+            cast = torch.autocast(self.device.type, getattr(torch, self.precision))
         with cast:
             logits, state = self.model(self.model.shift(symbols, before), state, **told)
         chosen = logits.float().log_softmax(-1).gather(-1, symbols[..., None])

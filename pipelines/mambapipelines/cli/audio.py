@@ -14,6 +14,10 @@ PROGRAM = Program(
     verbs=(
         Verb("fit", f"{_VERBS}.fit", "train on recordings into a run folder, or resume a run"),
         Verb("generate", f"{_VERBS}.generate", "make sound: from nothing, a label or a recording"),
+        Verb("evaluate", f"{_VERBS}.evaluate", "bits per sample on a split, beside floors"),
+        Verb("score", f"{_VERBS}.score", "bits per sample of sound files, by file or second (TSV)"),
+        Verb("report", f"{_VERBS}.report", "draw a run as a page: curves, spectrograms, players"),
+        Verb("info", f"{_VERBS}.info", "read headers of sound files, or describe a model"),
         Verb("check", f"{_VERBS}.check", "clipping, DC, silence, bit depth, duplicates (TSV)"),
     ),
     epilog="Reading, writing and coding sound is in the Python package mambaaudio.",

@@ -1,0 +1,247 @@
+"""A small classifier of short clips, to hear what a generator says and to compare with its ears.
+
+Clips are brought to one loudness, turned into log-mel frames of a fixed number, and judged by a
+small convolutional net whose last hidden layer is the feature space of `mambaaudio.distribution`.
+It knows nothing of any data set: give it clips and labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mambaaudio.mel import log_mel
+from mambacore.errors import DataError, UsageError
+
+FEATURES = 48
+_FRAMES = 64
+_MELS = 40
+_PARTS = 4
+# Frames are this long and this far apart; a clip's own silence at both ends is cut first.
+_HOP_SECONDS = 0.0125
+_TRIM_DB = 30.0
+_RANGE = 40.0 / 10 * np.log(10)
+_LEVEL = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What a classifier says of clips. probabilities: (n, classes). features: (n, 48)."""
+
+    probabilities: NDArray[np.float64]
+    features: NDArray[np.float64]
+
+    @property
+    def called(self) -> NDArray[np.int64]:
+        """(n,) the likeliest class of each."""
+        return self.probabilities.argmax(axis=1)
+
+
+class ClipClassifier:
+    """Tells short clips apart; `fit` makes one.
+
+    Attributes:
+        labels: names of the classes, in the order of the probabilities.
+        rate: of the clips, in Hz.
+    """
+
+    def __init__(self, net: nn.Module, labels: Sequence[str], rate: int) -> None:
+        self.labels = tuple(labels)
+        self.rate = rate
+        self._net = net.eval()
+
+    @classmethod
+    def fit(
+        cls,
+        clips: Sequence[NDArray[np.floating]],
+        labels: Sequence[str],
+        rate: int,
+        *,
+        seed: int = 0,
+        epochs: int = 16,
+        device: str | torch.device = "cpu",
+    ) -> ClipClassifier:
+        """Train on clips of known label: about a minute for 2,400 clips on two CPU cores.
+
+        Args:
+            clips: float samples (n,), full scale 1; any lengths and levels.
+            labels: one a clip; at least two different ones.
+            rate: of the samples in Hz.
+            seed: the same seed and clips give the same classifier on one machine.
+            epochs: passes over the clips.
+            device: where it is trained and used.
+
+        Raises:
+            UsageError: lengths of `clips` and `labels` differ, or a single label.
+            DataError: a clip without samples.
+
+        >>> t = np.arange(2000) / 8000
+        >>> tones = [np.sin(6.283 * f * t) for f in (300, 310, 320, 900, 910, 920)]
+        >>> classifier = ClipClassifier.fit(tones, ["low"] * 3 + ["high"] * 3, 8000, epochs=8)
+        >>> classifier.labels
+        ('high', 'low')
+        """
+        if len(clips) != len(labels):
+            raise UsageError(f"{len(clips)} clips have {len(labels)} labels; give one a clip")
+        names = sorted(set(labels))
+        if len(names) < 2:
+            raise UsageError(f"the clips have {len(names)} label(s); a classifier needs two")
+        x = torch.from_numpy(np.stack([_picture(clip, rate) for clip in clips])).to(device)
+        y = torch.tensor([names.index(label) for label in labels], device=device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = _Net(len(names)).to(device)
+            _train(net, x, y, epochs, np.random.default_rng(seed))
+        return cls(net, names, rate)
+
+    @torch.no_grad()
+    def hear(self, clips: Sequence[NDArray[np.floating]], batch_size: int = 256) -> Heard:
+        """Probabilities and features of clips at the classifier's rate.
+
+        Raises:
+            DataError: a clip without samples.
+        """
+        device = next(self._net.parameters()).device
+        probabilities, features = [], []
+        for first in range(0, len(clips), batch_size):
+            part = np.stack([_picture(c, self.rate) for c in clips[first : first + batch_size]])
+            hidden = self._net.features(torch.from_numpy(part).to(device))  # pyright: ignore
+            logits = self._net.head(hidden)  # pyright: ignore[reportCallIssue]
+            probabilities.append(logits.double().softmax(-1).cpu().numpy())
+            features.append(hidden.double().cpu().numpy())
+        if not probabilities:
+            return Heard(np.empty((0, len(self.labels))), np.empty((0, FEATURES)))
+        return Heard(np.concatenate(probabilities), np.concatenate(features))
+
+    def accuracy(self, clips: Sequence[NDArray[np.floating]], labels: Sequence[str]) -> float:
+        """Share of clips that are called by their label."""
+        called = self.hear(clips).called
+        return float(np.mean([self.labels[c] == t for c, t in zip(called, labels, strict=True)]))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the weights: equal classifiers have equal ones."""
+        total = hashlib.sha256()
+        for tensor in self._net.state_dict().values():
+            total.update(tensor.cpu().numpy().tobytes())
+        return total.hexdigest()[:16]
+
+
+def leave_one_out(
+    clips: Sequence[NDArray[np.floating]],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    rate: int,
+    *,
+    seed: int = 0,
+    epochs: int = 16,
+    device: str | torch.device = "cpu",
+) -> dict[str, float]:
+    """Accuracy on the clips of each group (a speaker) when trained on all the others."""
+    result = {}
+    for group in sorted(set(groups)):
+        rest = [i for i, g in enumerate(groups) if g != group]
+        own = [i for i, g in enumerate(groups) if g == group]
+        fitted = ClipClassifier.fit(
+            [clips[i] for i in rest],
+            [labels[i] for i in rest],
+            rate,
+            seed=seed,
+            epochs=epochs,
+            device=device,
+        )
+        result[group] = fitted.accuracy([clips[i] for i in own], [labels[i] for i in own])
+    return result
+
+
+def normalise(clip: NDArray[np.floating]) -> NDArray[np.float32]:
+    """The clip at an RMS of 0.1 over its loud part, so that no level gives a speaker away.
+
+    Raises:
+        DataError: no samples, or a NaN.
+    """
+    wave = np.asarray(clip, np.float32)
+    if wave.ndim != 1 or not len(wave) or np.isnan(wave).any():
+        raise DataError(f"a clip must hold samples (n,) without NaN; got shape {wave.shape}")
+    wave = wave - wave.mean()
+    power = np.square(wave, dtype=np.float64)
+    loud = power[power >= np.quantile(power, 0.5)]
+    return (wave * (_LEVEL / np.sqrt(loud.mean() + 1e-12))).astype(np.float32)
+
+
+def _picture(clip: NDArray[np.floating], rate: int) -> NDArray[np.float32]:
+    """Log-mel frames (mels, frames) of the clip without the silence around it, centred, padded."""
+    frames = log_mel(normalise(clip), rate, hop=round(rate * _HOP_SECONDS), mels=_MELS)
+    level = frames.mean(axis=0)
+    heard = np.flatnonzero(level > level.max() - _TRIM_DB / 10 * np.log(10))
+    frames = frames[:, heard[0] : heard[-1] + 1][:, :_FRAMES]
+    # Quieter than this counts as silence, so that no room's noise or format's zeros matter.
+    frames = np.maximum(frames - frames.max() + _RANGE, 0) * (2 / _RANGE)
+    out = np.zeros((_MELS, _FRAMES), np.float32)
+    first = (_FRAMES - frames.shape[1]) // 2
+    out[:, first : first + frames.shape[1]] = frames
+    return out
+
+
+class _Net(nn.Module):
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        widths, sizes = (1, 24, 48, 64), (5, 3, 3)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(a, b, size, stride=2, padding=size // 2, bias=False),
+                    nn.BatchNorm2d(b),
+                    nn.ReLU(),
+                )
+                for a, b, size in zip(widths[:-1], widths[1:], sizes, strict=True)
+            )
+        )
+        self.hidden = nn.Linear(widths[-1] * (_MELS // 8) * _PARTS, FEATURES)
+        self.drop = nn.Dropout(0.3)
+        self.head = nn.Linear(FEATURES, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """(n, mels, frames) to (n, 48): means over the clip's quarters, then one layer."""
+        y = self.stages(x[:, None])
+        y = functional.adaptive_avg_pool2d(y, (y.shape[2], _PARTS)).flatten(1)
+        return torch.relu(self.hidden(self.drop(y)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def _train(net: _Net, x: Tensor, y: Tensor, epochs: int, rng: np.random.Generator) -> None:
+    size = min(64, len(x))
+    steps = epochs * (len(x) // size)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
+    net.train()
+    for _ in range(epochs):
+        order = rng.permutation(len(x))
+        for first in range(0, len(x) - size + 1, size):
+            chosen = torch.from_numpy(order[first : first + size]).to(x.device)
+            loss = functional.cross_entropy(
+                net(_moved(x[chosen], rng)), y[chosen], label_smoothing=0.05
+            )
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    net.eval()
+
+
+def _moved(x: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures moved a little in time and pitch, with a band and a stretch of time blanked."""
+    out = torch.roll(x, (int(rng.integers(-2, 3)), int(rng.integers(-6, 7))), dims=(1, 2))
+    band, time = int(rng.integers(0, _MELS - 6)), int(rng.integers(0, _FRAMES - 8))
+    out[:, band : band + int(rng.integers(0, 7))] = 0
+    out[:, :, time : time + int(rng.integers(0, 9))] = 0
+    return out
