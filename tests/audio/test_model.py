@@ -121,7 +121,7 @@ def test_saved_and_read_again_it_is_the_same(tmp_path: Path) -> None:
 
 
 def test_bad_folders_and_arguments_say_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(UsageError, match="no folder"):
         WaveformModel.from_pretrained(tmp_path / "gone")
     model = small_model(labels=("a", "b"))
     model.save_pretrained(tmp_path / "m")

@@ -138,7 +138,7 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         got, said = _run(capsys, "--model", model, *argv)
         assert (got, text.lower() in said.lower()) == (code, True), said
     got, said = _run(capsys, "--model", tmp_path / "nowhere", *out)
-    assert (got, "no such folder" in said) == (1, True)
+    assert (got, "nowhere" in said) == (2, True)
     assert set(tmp_path.iterdir()) == before
 
 
