@@ -16,8 +16,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mambacore.errors import DataError
+
 from .checkpoints import POSITION
 from .files import link_or_copy
+from .guards import StepGuard
 from .interrupt import Interrupted, StopFlag
 from .metrics_file import MetricsFile, Row
 from .options import OptimizerOptions, TrainerOptions
@@ -69,6 +72,7 @@ class StepKeeper(Callback):
         trainer_options: TrainerOptions,
         optimizer_options: OptimizerOptions,
         unit: str,
+        guard: StepGuard,
     ) -> None:
         self._pace = pace
         self._clock = clock
@@ -76,11 +80,14 @@ class StepKeeper(Callback):
         self._options = trainer_options
         self._optimizer = optimizer_options
         self._unit = unit
+        self._guard = guard
         self._metrics: MetricsFile | None = None
         self._progress: Progress | None = None
         self._tokens = 0
         self._batches = 0
-        self._sums: dict[str, Any] = {}
+        # Of the batches since the last row: on the device, and read back from a checkpoint.
+        self._figures: dict[str, list[torch.Tensor]] = {}
+        self._earlier: dict[str, list[float]] = {}
         self._shown = (0.0, 0)
 
     def show(self, metrics: MetricsFile, progress: Progress | None) -> None:
@@ -118,8 +125,8 @@ class StepKeeper(Callback):
         """After a step."""
         figures = outputs if isinstance(outputs, dict) else {"loss": outputs}
         for name, value in figures.items():
-            # On the device: reading a figure would wait for it.
-            self._sums[name] = self._sums.get(name, 0.0) + value.detach()
+            # Left on the device: reading a figure would wait for it.
+            self._figures.setdefault(name, []).append(value.detach())
         self._batches += 1
         self._tokens += batch[0].numel() * trainer.world_size
         step = trainer.global_step
@@ -131,13 +138,7 @@ class StepKeeper(Callback):
         now = time.monotonic()
         rate = (self._tokens - self._shown[1]) / max(now - self._shown[0], 1e-9)
         self._shown = (now, self._tokens)
-        totals = torch.stack([torch.as_tensor(total).double() for total in self._sums.values()])
-        if trainer.world_size > 1:
-            totals = trainer.strategy.reduce(totals.to(trainer.strategy.root_device), None, "mean")
-            assert isinstance(totals, torch.Tensor)
-        values = (totals / self._batches).tolist()
-        means = dict(zip(self._sums, values, strict=True))
-        self._sums, self._batches = {}, 0
+        means = self._means(trainer)
         row: Row = {
             "step": step,
             "seconds": round(self._clock.elapsed, 2),
@@ -147,8 +148,10 @@ class StepKeeper(Callback):
             "train/batch": batch[0].shape[0],
             "train/tokens": self._tokens,
             "train/tokens_per_second": round(rate),
+            **self._guard.figures(),
         }
         self._write(trainer, row)
+        self._guard.check(step)
         fraction = self._pace.fraction(step)
         elapsed = self._clock.elapsed
         left = elapsed / fraction * (1 - fraction) if fraction > 0 else math.inf
@@ -159,6 +162,26 @@ class StepKeeper(Callback):
         )
         if self._progress:
             self._progress.update(fraction, text)
+
+    def _means(self, trainer: Trainer) -> dict[str, float]:
+        """Of the batches since the last row and of all ranks, those that are finite."""
+        values = torch.stack([torch.stack(kept).double() for kept in self._figures.values()])
+        if self._earlier:
+            earlier = [self._earlier[name] for name in self._figures]
+            values = torch.cat([values.new_tensor(earlier), values], 1)
+        finite = values.isfinite()
+        sums = torch.stack([torch.where(finite, values, 0.0).sum(1), finite.sum(1)])
+        if trainer.world_size > 1:
+            reduced = trainer.strategy.reduce(sums.to(trainer.strategy.root_device), None, "mean")
+            assert isinstance(reduced, torch.Tensor)
+            sums = reduced
+        totals, counts = sums.tolist()
+        names = list(self._figures)
+        self._figures, self._earlier, self._batches = {}, {}, 0
+        return {
+            name: total / count if count else math.nan
+            for name, total, count in zip(names, totals, counts, strict=True)
+        }
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the validation's figures."""
@@ -183,14 +206,18 @@ class StepKeeper(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        sums = {name: float(total) for name, total in self._sums.items()}
-        return {"tokens": self._tokens, "batches": self._batches, "sums": sums}
+        figures = {
+            name: [*self._earlier.get(name, []), *(torch.stack(kept).tolist() if kept else [])]
+            for name, kept in self._figures.items()
+        }
+        figures = figures or self._earlier
+        return {"tokens": self._tokens, "batches": self._batches, "figures": figures}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._tokens = state_dict["tokens"]
         self._batches = state_dict["batches"]
-        self._sums = dict(state_dict["sums"])
+        self._earlier = {name: list(kept) for name, kept in state_dict["figures"].items()}
 
 
 class RunKeeper(Callback):
@@ -353,6 +380,19 @@ class RunKeeper(Callback):
             mark = "  (best)" if better else ""
             self._progress.say(f"step {trainer.global_step} validation: {figures}{mark}")
         self._save(trainer, best=better)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The data has no end: Lightning comes here when the training has one.
+
+        Raises:
+            DataError: the training batches ran out before.
+        """
+        if not self._ended and not trainer.should_stop:
+            raise DataError(
+                f"the training data ended after step {trainer.global_step} of "
+                f"{self._options.max_steps}: the loader must give batches without an end. What was "
+                f"trained is in {self._run.last}."
+            )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The state at the end."""

@@ -41,6 +41,21 @@ def seconds(text: str | None, name: str = "--trainer.max_time") -> float | None:
     return value
 
 
+def size(text: str | None, name: str = "--trainer.memory_budget") -> int | None:
+    """An amount of memory in bytes: ``40GiB``, ``512MiB``, ``40GB``, ``40G`` (as GiB).
+
+    >>> size("40GiB") == 40 * 2**30, size("1.5 MB"), size(None)
+    (True, 1500000, None)
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt])(ib?|b)?", str(text).strip().lower())
+    unit = 1000 if match and match[3] == "b" else 1024
+    value = int(float(match[1]) * unit ** ("kmgt".index(match[2]) + 1)) if match else 0
+    require(value > 0, name, text, "an amount of memory such as 40GiB or 512MiB")
+    return value
+
+
 @dataclass(frozen=True)
 class TrainerOptions:
     """How long, where and how carefully to train; most names are those of ``lightning.Trainer``.
@@ -57,7 +72,14 @@ class TrainerOptions:
             as the memory of that many devices allows); divides devices times num_nodes.
         precision: auto (bf16-mixed on a GPU, 32-true elsewhere), 32-true, bf16-mixed, 16-mixed
             or 64-true.
+        checkpointing: what the layers keep for the backward pass: none, everything; selective,
+            what is dear to compute again; block, their inputs alone; auto, as much as fits
+            memory_budget (on a CPU without a budget, everything).
+        memory_budget: what a step may take of the device's memory, e.g. 40GiB, for auto; by default
+            the GPU's.
         gradient_clip_val: largest norm of the gradient; 0 switches clipping off.
+        max_skipped_steps: steps in a row with a loss or gradient that is not finite, none of which
+            is applied, that end the training; 0 never ends it.
         accumulate_grad_batches: batches that make one optimiser step.
         val_check_interval: steps between validations.
         patience: validations without a better score, once the windows have reached full length,
@@ -78,7 +100,10 @@ class TrainerOptions:
     strategy: str = "auto"
     sequence_parallel: int = 1
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
+    checkpointing: Literal["auto", "none", "selective", "block"] = "auto"
+    memory_budget: str | None = None
     gradient_clip_val: float = 1.0
+    max_skipped_steps: int = 20
     accumulate_grad_batches: int = 1
     val_check_interval: int = 500
     patience: int = 5
@@ -97,6 +122,7 @@ class TrainerOptions:
             "accumulate_grad_batches": (self.accumulate_grad_batches >= 1, "at least 1"),
             "val_check_interval": (self.val_check_interval >= 1, "at least 1"),
             "log_every_n_steps": (self.log_every_n_steps >= 1, "at least 1"),
+            "max_skipped_steps": (self.max_skipped_steps >= 0, "0 (never) or more"),
             "patience": (self.patience >= 0, "0 (never) or more"),
             "gradient_clip_val": (self.gradient_clip_val >= 0, "0 (off) or more"),
             "checkpoint_minutes": (0 < self.checkpoint_minutes <= 5, "above 0 and at most 5"),
@@ -105,6 +131,18 @@ class TrainerOptions:
         for name, (good, text) in accepted.items():
             require(good, f"--trainer.{name}", getattr(self, name), text)
         seconds(self.max_time)
+        size(self.memory_budget)
+        require(
+            self.memory_budget is None or self.checkpointing == "auto",
+            "--trainer.checkpointing",
+            self.checkpointing,
+            "auto where a --trainer.memory_budget is given",
+        )
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """`memory_budget` in bytes."""
+        return size(self.memory_budget)
 
     @property
     def max_seconds(self) -> float | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from mambacore.errors import UsageError
+from mambacore.errors import DataError, UsageError
 
 from . import checkpoints, quiet
 from .callbacks import Clock, RunKeeper, StepKeeper
+from .guards import StepGuard, explain_loading
 from .interrupt import StopFlag
 from .loading import BatchMaker, StepDataset, StepSampler, lag, loader
+from .memory_plan import MemoryPlan, plan_memory
 from .metrics_file import MetricsFile
 from .options import OptimizerOptions, TrainerOptions
 from .parallel.strategy import NAME, SequenceParallelStrategy, check_division, check_layers
@@ -136,7 +138,6 @@ def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer
         "num_nodes": options.num_nodes,
         "strategy": _strategy(options),
         "precision": resolve_precision(options),
-        "gradient_clip_val": options.gradient_clip_val or None,
         "accumulate_grad_batches": options.accumulate_grad_batches,
         "deterministic": options.deterministic,
         "max_steps": options.max_steps,
@@ -176,6 +177,17 @@ def _strategy(options: TrainerOptions) -> str | SequenceParallelStrategy:
     return SequenceParallelStrategy(options.sequence_parallel)
 
 
+def _plan(
+    trainer: Trainer, module: LightningModule, data: StepData, options: TrainerOptions
+) -> MemoryPlan:
+    half = resolve_precision(options) in ("bf16-mixed", "16-mixed")
+    device = trainer.strategy.root_device
+    # Where windows are split, a process holds its part of one.
+    parts = options.sequence_parallel
+    stages = [replace(stage, window=-(-stage.window // parts)) for stage in data.stages]
+    return plan_memory(module, stages, options, device, autocast=half)
+
+
 def train(
     module: LightningModule,
     data: StepData,
@@ -207,13 +219,16 @@ def train(
     Raises:
         Interrupted: SIGINT or SIGTERM, after the state was saved.
         UsageError: an option that Lightning refuses.
-        DataError: a damaged checkpoint, or one that could not be written; the previous one is
-            whole.
+        DataError: too many steps in a row that were not finite; too little GPU memory (with what
+            would fit); training data that ends, or a worker that dies; a damaged checkpoint, or
+            one that could not be written: the previous one is whole.
     """
     if not verbose:
         quiet.silence()
     if trainer_options.threads:
         torch.set_num_threads(trainer_options.threads)
+    if resolve_precision(trainer_options) == "64-true":
+        module.double()  # Lightning does so after it has read a checkpoint, which would be rounded
     accumulate = trainer_options.accumulate_grad_batches
     pace = Pace(
         trainer_options.max_steps, trainer_options.max_seconds, lag(data.workers, accumulate)
@@ -234,17 +249,26 @@ def train(
 
     full_length = data.stages[-1].start
     keeper = RunKeeper(run, pace, clock, trainer_options, monitor, full_length, flag)
-    steps = StepKeeper(pace, clock, seed, trainer_options, optimizer_options, data.unit)
+    guard = StepGuard(trainer_options, run.last)
+    steps = StepKeeper(pace, clock, seed, trainer_options, optimizer_options, data.unit, guard)
     watch = Watch(f"Continue with: --resume {run.folder}")
-    trainer = build_trainer(trainer_options, [steps, keeper, watch], run)
+    trainer = build_trainer(trainer_options, [steps, keeper, guard, watch], run)
+    plan = _plan(trainer, module, data, trainer_options)
     if trainer.is_global_zero:
         steps.show(MetricsFile(run.metrics, until=position), progress)
         keeper.show(progress)
+        if progress and (line := plan.line(data.unit)):
+            progress.say(line)
     checkpoints.place(trainer, position, accumulate)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    except RuntimeError as error:
-        raise watch.explain(error) or error from None
+    except torch.OutOfMemoryError:
+        raise DataError(plan.advice()) from None
+    except (RuntimeError, DataError, OSError) as error:
+        found = explain_loading(error)
+        if found is None and isinstance(error, RuntimeError):
+            found = watch.explain(error)
+        raise found or error from None
     finally:
         flag.remove()
         if progress:

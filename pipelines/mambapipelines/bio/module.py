@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
@@ -11,8 +9,8 @@ from torch.nn import functional
 
 from mambabio.alphabet import PAD
 from mambabio.classifier import SpeciesClassifier
-from mambacore.optim import parameter_groups
 
+from ..optimizers import adamw
 from ..options import OptimizerOptions
 from .data import Batch, Packed
 
@@ -96,6 +94,4 @@ class SpeciesModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW without weight decay on norms, biases, A_log, D and the delta bias."""
-        options = self._optimizer
-        settings: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
-        return torch.optim.AdamW(parameter_groups(self.model, options.weight_decay), **settings)
+        return adamw(self.model, self._optimizer, scaled=self.trainer.precision == "16-mixed")

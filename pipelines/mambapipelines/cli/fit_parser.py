@@ -26,6 +26,9 @@ RESUMABLE = (
     "trainer.strategy",
     "trainer.sequence_parallel",
     "trainer.threads",
+    "trainer.checkpointing",
+    "trainer.memory_budget",
+    "trainer.max_skipped_steps",
     "data.num_workers",
 )
 """What may change when a run is resumed. The first three prolong (or shorten) it."""
