@@ -134,7 +134,7 @@ def explain_loading(error: BaseException) -> DataError | None:
 fewer --data.num_workers, or shorter windows. The last checkpoint is whole.
     """
     text = str(error)
-    if isinstance(error, ConnectionError | EOFError) or _LOST.search(_where(error)):
+    if isinstance(error, OSError | EOFError) and _where(error):
         text = "DataLoader worker (pid 0) ended in the middle of a batch"
     if found := _DEAD.search(text):
         how = text[found.end() :].strip().splitlines()[0].rstrip(".")

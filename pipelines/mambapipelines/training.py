@@ -264,7 +264,7 @@ def train(
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     except torch.OutOfMemoryError:
         raise DataError(plan.advice()) from None
-    except (RuntimeError, DataError, OSError) as error:
+    except (RuntimeError, DataError, OSError, EOFError) as error:
         found = explain_loading(error)
         if found is None and isinstance(error, RuntimeError):
             found = watch.explain(error)
