@@ -148,7 +148,8 @@ def evaluate(
         whole: read a window that is longer than the trained length in one pass; by default its
             pieces of the trained length are averaged, as `classify` does.
         candidates: which classes may be called: all that the model knows, or only those that
-            the sheet names, so that a model of many species answers a question about a few.
+            the sheet has records of, so that a model of many species answers a question about a
+            few. `baselines` are then for these classes.
         samples, seed: of the bootstrap.
         progress: called with windows done and in all.
         log: called with a line a step of the baselines.
@@ -161,6 +162,8 @@ def evaluate(
         DataError: the split has no windows of this length.
     """
     _check_store(model, store)
+    if candidates == "sheet":
+        store, with_n = store.narrowed(), with_n and with_n.narrowed()
     window = model.config.window if window is None else window
     tiles = tile_windows(store, split, window)
     scorer = Scorer(model, both_strands=both_strands, precision=precision)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
@@ -121,6 +121,13 @@ class SequenceStore:
     def select(self, split: Split) -> tuple[StoredRecord, ...]:
         """The records of one split."""
         return tuple(record for record in self.records if record.split == split)
+
+    def narrowed(self) -> SequenceStore:
+        """The same records with only those labels that any of them has."""
+        kept = sorted({record.label_id for record in self.records})
+        place = {label_id: i for i, label_id in enumerate(kept)}
+        records = (replace(r, label_id=place[r.label_id]) for r in self.records)
+        return replace(self, labels=tuple(self.labels[i] for i in kept), records=tuple(records))
 
     @property
     def dropped_counts(self) -> dict[str, int]:

@@ -26,7 +26,8 @@ _SOURCES = {
     "mtdna": ("dna/mtdna",),
     "great-apes": ("dna/great_apes",),
 }
-_PRETRAINED = "pretrained"
+_PRETRAINED, _OTHERS = "pretrained", "others"
+_OWN = (_PRETRAINED, _OTHERS)
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,13 @@ class Config:
         windows: bases at which models are scored, rising.
         seeds: of weights and training data.
         split: what is scored; val while settings are being chosen.
-        each_window: train anew for every window instead of once at `data.window`.
+        trained: windows to train at, a model each; each window is scored by the one that was
+            trained at the longest window that is not longer. `data.window` alone when empty.
+        others: also train on the source's other labels; `labels` alone may be called.
         baselines: also fit the k-mer classifiers.
-        variants: name to what it changes, by dotted name ({model.mixer: s4d}); `pretrained: true`
-            starts from the language model of `pretraining`. Empty: one model as configured.
+        variants: name to what it changes, by dotted name ({model.mixer: s4d}) or `others`;
+            `pretrained: true` starts from the language model of `pretraining`. Empty: one model
+            as configured.
         pretraining: of that language model.
         data: windows of the training, as for `mambabio fit`.
         model: the classifier.
@@ -72,7 +76,8 @@ class Config:
     windows: tuple[int, ...] = (1024, 8192)
     seeds: tuple[int, ...] = (0,)
     split: Literal["val", "test"] = "test"
-    each_window: bool = False
+    trained: tuple[int, ...] = ()
+    others: bool = False
     baselines: bool = True
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     pretraining: Pretraining = field(default_factory=Pretraining)
@@ -85,7 +90,7 @@ class Config:
         require(len(self.windows) > 0, "--windows", self.windows, "at least one length")
         require(len(self.seeds) > 0, "--seeds", self.seeds, "at least one number")
         for name, changes in self.variants.items():
-            changed_sections(self, changes, f"variants.{name}", beside=[_PRETRAINED])
+            changed_sections(self, changes, f"variants.{name}", beside=_OWN)
 
 
 def run(config: Config, context: Context) -> Result:
@@ -100,6 +105,9 @@ def run(config: Config, context: Context) -> Result:
         "great-apes": sheets.great_apes_sheet,
     }[config.source]
     samples = make(folder, config.labels, context.out)
+    wide = context.out / "others"
+    wide.mkdir(exist_ok=True)
+    every = make(folder, (), wide)
     variants = config.variants or {config.model.mixer: {}}
     init = None
     if any(changes.get(_PRETRAINED) for changes in variants.values()):
@@ -107,18 +115,19 @@ def run(config: Config, context: Context) -> Result:
         init = _pretrain(config, context, folder)
     scorer = _Scorer(config, context, samples)
     for name, changes in variants.items():
-        sections = changed_sections(config, changes, f"variants.{name}", beside=[_PRETRAINED])
+        sections = changed_sections(config, changes, f"variants.{name}", beside=_OWN)
         if changes.get(_PRETRAINED):
             assert init is not None
             sections["model"] = dataclasses.replace(sections["model"], init=str(init))
         for seed in config.seeds:
-            trainings = config.windows if config.each_window else (config.data.window,)
-            for window in trainings:
-                run_folder = context.out / "runs" / f"{_file_name(name)}-{seed}-{window}"
-                _fit(context, samples, sections, seed, window, run_folder)
-                tests = (window,) if config.each_window else config.windows
-                for test in tests:
-                    scorer.score(name, seed, run_folder, test)
+            training = every if changes.get(_OTHERS, config.others) else samples
+            folders = {}
+            for window in config.trained or (config.data.window,):
+                folders[window] = context.out / "runs" / f"{_file_name(name)}-{seed}-{window}"
+                _fit(context, training, sections, seed, window, folders[window])
+            for window in config.windows:
+                chosen = max((w for w in folders if w <= window), default=min(folders))
+                scorer.score(name, seed, folders[chosen], window)
     return _result(config, context, scorer)
 
 
@@ -199,7 +208,7 @@ class _Scorer:
             self._baselines[window] = None
             if config.baselines:
                 context.say(f"k-mer baselines at {window:,}")
-                self._baselines[window] = fit_baselines(store, window, context.say)
+                self._baselines[window] = fit_baselines(store.narrowed(), window, context.say)
             if model.config.n_policy != "keep":
                 with_n = store_for(model.config, self._samples, folder, n_policy="keep", log=_quiet)
         evaluation = evaluate(
@@ -210,6 +219,7 @@ class _Scorer:
             baselines=self._baselines[window],
             fit_baselines=False,
             with_n=with_n,
+            candidates="sheet",
             precision="bfloat16" if context.device.type == "cuda" else "float32",
             log=_quiet,
         )

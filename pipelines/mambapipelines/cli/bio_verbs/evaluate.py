@@ -9,6 +9,7 @@ from ..arguments import (
     Parser,
     add_inference,
     add_model,
+    check_folder,
     device_of,
     positive,
     precision_of,
@@ -68,6 +69,7 @@ def _parser(prog: str) -> Parser:
 def main(argv: list[str], prog: str) -> int:
     """Evaluate; returns the exit code."""
     arguments = _parser(prog).parse_args(argv)
+    check_folder(arguments.out)
     from mambabio.classifier import SpeciesClassifier
     from mambabio.evaluate import evaluate
     from mambabio.prepared import is_prepared
@@ -88,12 +90,15 @@ def main(argv: list[str], prog: str) -> int:
     if not arguments.no_baseline and had_n and store.select("train"):
         _log("reading the sequences with their N too, for what N alone would tell")
         with_n = store_for(model.config, samples, run, n_policy="keep", log=lambda line: None)
+    baselines = None if arguments.no_baseline else saved_baselines(run, window)
+    if arguments.candidates == "sheet" and baselines is not None:
+        baselines = baselines if baselines.labels == store.narrowed().labels else None
     evaluation = evaluate(
         model,
         store,
         split=arguments.split,
         window=window,
-        baselines=None if arguments.no_baseline else saved_baselines(run, window),
+        baselines=baselines,
         fit_baselines=not arguments.no_baseline,
         with_n=with_n,
         batch_size=arguments.batch_size,
