@@ -28,11 +28,11 @@ _LABELS = "A3,C4,D4,E4,G4"
 def _commands(out: Path) -> list[list[str]]:
     run = str(out / "run")
     fit = ["fit", "--data.samples", str(out / "notes" / "sheet.tsv"), "--run", run]
-    fit += ["--model.preset", "tiny", "--data.window", "8192", "--data.tokens", "8192"]
-    fit += ["--trainer.max_time", "80s", "--trainer.val_check_interval", "100"]
-    fit += ["--trainer.threads", "1"]
+    fit += ["--model.preset", "tiny", "--data.window", "4096", "--data.tokens", "2048"]
+    fit += ["--trainer.max_time", "100s", "--trainer.val_check_interval", "200"]
+    fit += ["--trainer.threads", "1", "--optimizer.lr", "0.008"]
     generate = ["generate", "--model", run, "--seconds", "1", "-n", "5", "--label", _LABELS]
-    generate += ["--speaker", "string", "-o", str(out / "note_{index}_{label}.wav"), "--plot"]
+    generate += ["--speaker", "tone", "-o", str(out / "note_{index}_{label}.wav"), "--plot"]
     return [fit, generate]
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
     start = time.perf_counter()
     print(f"\nsynthesising notes into {out / 'notes'}", file=sys.stderr, flush=True)
-    write_notes(out / "notes", rate=8000, seconds=0.3, takes=14)
+    write_notes(out / "notes", rate=4000, seconds=0.4, takes=14)
     for command in _commands(out):
         print(f"\n$ mambaaudio {shlex.join(command)}", file=sys.stderr, flush=True)
         code = audio.main(command)

@@ -224,7 +224,7 @@ def test_the_demo_asks_for_what_there_is(tmp_path: Path) -> None:
 
     train, generate = demo_audio._commands(tmp_path)
     options = parse_fit(train[1:], "mambaaudio fit", SECTIONS).sections["data"]
-    sheet = load_samples(write_notes(tmp_path / "notes", rate=8000, seconds=0.3, takes=3))
+    sheet = load_samples(write_notes(tmp_path / "notes", rate=4000, seconds=0.4, takes=3))
     corpus = build_corpus(sheet, tmp_path / "cache", log=lambda line: None)
     assert Layout.choose(corpus, options.window).clips
     assert generate[generate.index("--label") + 1].split(",") == list(sheet.labels)
