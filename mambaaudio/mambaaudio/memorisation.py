@@ -19,12 +19,11 @@ from mambaaudio.digits import normalise
 from mambaaudio.mel import log_mel
 from mambacore.errors import DataError
 
-_HOP_SECONDS = 0.016
+_HOP_SECONDS = 0.008
 _SHIFT_SECONDS = 0.1
 _MELS = 32
-_TRIM_DB = 35.0
 # Quieter than this below full scale counts as silence.
-_FLOOR_DB = -50.0
+_FLOOR_DB = -40.0
 _TO_DB = 10 / np.log(10)
 PERCENTILE = 5.0
 
@@ -88,10 +87,8 @@ def memorisation(
 
 def _frames(clip: NDArray[np.floating], rate: int) -> NDArray[np.float32]:
     """(frames, mels) dB above the floor, 0 for silence."""
-    mel = log_mel(normalise(clip), rate, hop=round(rate * _HOP_SECONDS), mels=_MELS).T * _TO_DB
-    level = mel.mean(axis=1)
-    heard = np.flatnonzero(level > level.max() - _TRIM_DB)
-    mel = mel[heard[0] : heard[-1] + 1]
+    mel = log_mel(normalise(clip, rate), rate, hop=round(rate * _HOP_SECONDS), mels=_MELS).T
+    mel = mel * _TO_DB
     return np.maximum(mel - (mel.max() + _FLOOR_DB), 0).astype(np.float32)
 
 

@@ -28,8 +28,7 @@ class MusicFigures:
 
     rms: (whole seconds,) of full scale. relative_rms: the same over the prompt's RMS (over the
     recording's own without one). flatness: spectral flatness, power, Hann windows of 2,048:
-    geometric over arithmetic mean, averaged over frames weighted by their power; 0 for a tone,
-    .56 for white noise. onsets: per 10 s. chroma_entropy: bits, of the energy's distribution over
+    geometric over arithmetic mean, averaged over frames; 0 for a tone, .56 for white noise. onsets: per 10 s. chroma_entropy: bits, of the energy's distribution over
     the 12 pitch classes; 0 for a single note, 3.58 for all alike.
     """
 
@@ -87,12 +86,9 @@ def rms_by_second(wave: NDArray[np.floating], rate: int) -> NDArray[np.float64]:
 
 
 def flatness(spectrum: NDArray[np.float64]) -> float:
-    """Power-weighted mean over frames of geometric / arithmetic mean; (frames, bins) power."""
-    inner = spectrum[:, 1:-1]
-    arithmetic = inner.mean(axis=1)
-    geometric = np.exp(np.log(inner + _LEAST).mean(axis=1))
-    total = arithmetic.sum()
-    return float(geometric.sum() / total) if total > 0 else 1.0
+    """Mean over frames of geometric / arithmetic mean; (frames, bins) power."""
+    inner = spectrum[:, 1:-1] + _LEAST
+    return float((np.exp(np.log(inner).mean(axis=1)) / inner.mean(axis=1)).mean())
 
 
 def onset_times(wave: NDArray[np.floating], rate: int) -> NDArray[np.float64]:
@@ -102,7 +98,8 @@ def onset_times(wave: NDArray[np.floating], rate: int) -> NDArray[np.float64]:
     its own size and by a part of the recording's mean flux.
     """
     hop = round(rate * _ONSET_HOP_SECONDS)
-    magnitude = np.sqrt(power_spectrum(wave, _ONSET_FFT, hop))
+    whole = (len(wave) - _ONSET_FFT) // hop * hop + _ONSET_FFT  # padding would sound like a click
+    magnitude = np.sqrt(power_spectrum(wave[:whole], _ONSET_FFT, hop))
     level = float(magnitude.mean()) + _LEAST
     logs = np.log1p(10 * magnitude / level)
     flux = np.maximum(np.diff(logs, axis=0, prepend=logs[:1]), 0).mean(axis=1)
@@ -113,7 +110,7 @@ def onset_times(wave: NDArray[np.floating], rate: int) -> NDArray[np.float64]:
     edges = np.pad(flux, apart, mode="constant")
     largest = np.lib.stride_tricks.sliding_window_view(edges, 2 * apart + 1).max(axis=1)
     peaks = (flux == largest) & (flux > 2 * median) & (flux > median + 0.5 * flux.mean())
-    return np.flatnonzero(peaks & (flux > 0.02)) * hop / rate
+    return (np.flatnonzero(peaks & (flux > 0.02)) * hop + _ONSET_FFT // 2) / rate
 
 
 def chroma_entropy(spectrum: NDArray[np.float64], rate: int) -> float:
