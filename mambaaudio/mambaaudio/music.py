@@ -28,8 +28,9 @@ class MusicFigures:
 
     rms: (whole seconds,) of full scale. relative_rms: the same over the prompt's RMS (over the
     recording's own without one). flatness: spectral flatness, power, Hann windows of 2,048:
-    geometric over arithmetic mean, averaged over frames; 0 for a tone, .56 for white noise. onsets: per 10 s. chroma_entropy: bits, of the energy's distribution over
-    the 12 pitch classes; 0 for a single note, 3.58 for all alike.
+    geometric over arithmetic mean, averaged over frames; 0 for a tone, .56 for white noise.
+    onsets: per 10 s. chroma_entropy: bits, of the energy's distribution over the 12 pitch
+    classes; 0 for a single note, 3.58 for all alike.
     """
 
     seconds: float
