@@ -55,7 +55,7 @@ def read_table(
     columns = [name.strip().lower() for name in next(reader)]
     for name in required:
         if name not in columns:
-            also = f", {', '.join(optional)} may stand beside" if optional else ""
+            also = f"; {', '.join(optional)} may stand beside them" if optional else ""
             raise error(
                 f"{source} has no column {name!r}. Its header (line {first + 1}) has "
                 f"{', '.join(map(repr, columns))}; it needs {names}{also}"

@@ -159,6 +159,7 @@ def test_other_verbs_name_what_is_missing(tmp_path, capsys, trained):
         (("classify", "--model", trained, sequences, "--device", "cuda:99"), 2, "cuda:99"),
         (("evaluate", "--model", trained, "--samples", tmp_path / "no.tsv"), 1, "no.tsv"),
         (("evaluate", "--model", trained, "--samples", sheet, "--window", "50000"), 1, "50,000"),
+        (("evaluate", "--model", trained, "--samples", sheet, "--out", sheet / "x"), 1, "folder"),
         (("report", tmp_path / "none"), 1, "none"),
         (("info", tmp_path / "none"), 2, "shipped: none"),
         (("simulate", "--out", tmp_path / "s", "--bases", "10"), 2, "10"),

@@ -114,7 +114,9 @@ def _recognise(head: bytes, source: str, format: str | None) -> str:
     found = next((name for magic, name in _KNOWN if text.startswith(magic)), None)
     found = found or next((name for magic, name in _KNOWN if start.startswith(magic)), None)
     if found is None and b"\0" in text[: 1 << 16]:
-        raise SequenceError(f"{source}: is binary data, not sequences as text; {_ACCEPTED}")
+        raise SequenceError(
+            f"{source}: the file is binary data, not sequences as text; {_ACCEPTED}"
+        )
     if found is None:
         found = {b">": "fasta", b"@": "fastq"}.get(start[:1])
     if format is not None and found != format:

@@ -106,6 +106,23 @@ def precision_of(arguments: argparse.Namespace, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" else "float32"
 
 
+def check_folder(path: str | None) -> None:
+    """Refuse a folder that cannot be made or written to before the work rather than after it.
+
+    Raises:
+        OSError: something else is there, or the nearest folder above is not writable.
+    """
+    if path is None:
+        return
+    folder = os.path.abspath(path)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise NotADirectoryError(20, "Not a folder", folder)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "Permission denied", path)
+
+
 def check_output(path: str | None) -> None:
     """Refuse an output file that cannot be written before the work rather than after it.
 

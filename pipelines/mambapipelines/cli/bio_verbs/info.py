@@ -51,5 +51,11 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return "".join(f"\n  {name}: {_text(entry)}" for name, entry in value.items())
     if isinstance(value, list):
-        return ", ".join(str(entry) for entry in value) or "none"
-    return str(value)
+        return ", ".join(_inline(entry) for entry in value) or "none"
+    return _inline(value)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(_inline(entry) for entry in value.values())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
