@@ -63,6 +63,7 @@ def curves_figure(curves: Mapping[str, Curve], floors: Mapping[str, float]) -> F
     rate.set_ylabel("learning rate")
     rate.set_ylim(bottom=0)
     rate.set_xlabel("optimiser step")
+    rate.xaxis.get_major_locator().set_params(integer=True)
     for axes in (bits, rate):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
@@ -100,6 +101,8 @@ def pair_figure(
     figure = _figure(9.5, 5.2)
     rows = figure.subplots(2, 1, sharex=True, sharey=True)
     n_fft = 512 if rate < 12000 else 1024
+    while n_fft > 128 and max(len(real), len(generated)) < 60 * n_fft / 4:
+        n_fft //= 2  # a short clip's course matters more than its pitch
     shown = None
     for axes, wave, title in zip(rows, (real, generated), titles, strict=True):
         wave = np.asarray(wave, np.float32)
