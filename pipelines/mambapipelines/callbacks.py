@@ -56,7 +56,11 @@ def seed_step(seed: int, number: int, rank: int) -> None:
     """Random numbers (dropout) as a function of seed, batch number and rank, so that a resumed
     training needs no saved generator states."""
     words = np.random.SeedSequence((seed, number, rank)).generate_state(2, np.uint64)
-    torch.manual_seed(int(words[0] >> 1))
+    # Not torch.manual_seed: where CUDA is not in use, it keeps a traceback of every call.
+    first = int(words[0] >> 1)
+    torch.default_generator.manual_seed(first)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(first)
     random.seed(int(words[1]))
     np.random.seed(int(words[1] & 0xFFFFFFFF))  # noqa: NPY002  libraries may use the old interface
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch.utils.data import DataLoader
 
 from mambacore.errors import DataError, UsageError
@@ -115,6 +117,15 @@ def resolve_precision(options: TrainerOptions) -> str:
     return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported() else "32-true"
 
 
+class _Unprofiled(PassThroughProfiler):
+    """Lightning opens some eighty contexts a step for a profiler: here all are the same one."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._nothing
+
+
 def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer:
     """Lightning's Trainer with the options' settings and nothing that it would write or print.
 
@@ -158,8 +169,9 @@ def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer
     clash = sorted(set(options.extra) & set(settings))
     if clash:
         raise UsageError(f"--trainer.extra has {clash[0]!r}, which has its own option or is fixed.")
+    settings["profiler"] = _Unprofiled()
     try:
-        trainer = Trainer(**settings, **options.extra)
+        trainer = Trainer(**{**settings, **options.extra})
     except (ValueError, TypeError) as error:
         raise UsageError(f"the trainer options were refused: {error}") from None
     check_division(trainer.world_size, options.sequence_parallel)
