@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambakernels._autograd import differentiable
 from mambakernels._checks import needs_gradient, untraced
 
 
@@ -102,35 +103,10 @@ def _gradients(ctx, run, dout, dfinal):
     return dx, dweight, dbias, dinitial, None, None, None
 
 
-def _refuse(ctx, *gradients):
-    raise RuntimeError(
-        "causal_conv1d has no second derivative: use backend='reference' where one is needed"
-    )
-
-
-def _op_backward(ctx, dout, dfinal):
-    return _gradients(ctx, _backward_op, dout, dfinal)
-
-
-_forward_op.register_autograd(_op_backward, setup_context=_save)
-_backward_op.register_autograd(_refuse)
-
-
-# ---- the short way, without the operators' overhead
-
-
-class _Convolution(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *inputs):  # type: ignore[override]
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx, dout, dfinal):  # type: ignore[override]
-        # create_graph: the operator's result refuses a second derivative
-        run = _backward_op if torch.is_grad_enabled() else _backward
-        return _gradients(ctx, run, dout, dfinal)
+_short_way = differentiable(
+    _forward_op, _backward_op, run_forward=_forward, run_backward=_backward, save=_save,
+    gradients=_gradients, operation="causal_conv1d",
+)  # fmt: skip
 
 
 def causal_conv1d(*inputs) -> tuple[Tensor, Tensor]:
@@ -138,6 +114,6 @@ def causal_conv1d(*inputs) -> tuple[Tensor, Tensor]:
     if not untraced(inputs[0]):
         return _forward_op(*inputs)
     if needs_gradient(*inputs[:4]):
-        return _Convolution.apply(*inputs)
+        return _short_way(*inputs)
     with torch.no_grad():
         return _forward(*inputs)

@@ -20,14 +20,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from mambakernels._autograd import differentiable
 from mambakernels._checks import needs_gradient, untraced
 from mambakernels.conv import op as conv
 from mambakernels.scan import op as scan
 
-_SECOND_DERIVATIVE = (
-    "mamba_mixer has no second derivative: build the mixer from its parts (recompute=False) and "
-    "backend='reference' where one is needed"
-)
 DIFFERENTIABLE = 14  # the first arguments: tensors that may want a gradient
 
 
@@ -233,30 +230,12 @@ def _gradients(ctx, run, dy, dconv_final, dssm_final, _):
     return *gradients, None, None, None, None
 
 
-def _op_backward(ctx, *gradients):
-    return _gradients(ctx, _backward_op, *gradients)
-
-
-def _refuse(ctx, *gradients):
-    raise RuntimeError(_SECOND_DERIVATIVE)
-
-
-_forward_op.register_autograd(_op_backward, setup_context=_save)
-_backward_op.register_autograd(_refuse)
-
-
-class _Mixer(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *inputs):  # type: ignore[override]
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx, *gradients):  # type: ignore[override]
-        # create_graph: the operator's result refuses a second derivative
-        run = _backward_op if torch.is_grad_enabled() else _backward
-        return _gradients(ctx, run, *gradients)
+_short_way = differentiable(
+    _forward_op, _backward_op, run_forward=_forward, run_backward=_backward, save=_save,
+    gradients=_gradients, operation="mamba_mixer",
+    instead="build the mixer from its parts (recompute=False) and backend='reference' where one is "
+    "needed",
+)  # fmt: skip
 
 
 class _PartMixer(torch.autograd.Function):
@@ -295,6 +274,6 @@ def mamba_mixer(*inputs) -> tuple[Tensor, Tensor, Tensor]:
     if not untraced(inputs[0]):
         return _forward_op(*arguments)[:3]
     if save:
-        return _Mixer.apply(*arguments)[:3]
+        return _short_way(*arguments)[:3]
     with torch.no_grad():
         return _forward(*arguments)[:3]

@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from mambakernels._autograd import differentiable
 from mambakernels._checks import needs_gradient, untraced
 
 
@@ -110,35 +111,10 @@ def _gradients(ctx, run, dy, dresidual_out):
     return dx, dweight, dresidual.to(ctx.residual_dtype), None, None, None
 
 
-def _refuse(ctx, *gradients):
-    raise RuntimeError(
-        "rms_norm has no second derivative: use backend='reference' where one is needed"
-    )
-
-
-def _op_backward(ctx, dy, dresidual_out):
-    return _gradients(ctx, _backward_op, dy, dresidual_out)
-
-
-_forward_op.register_autograd(_op_backward, setup_context=_save)
-_backward_op.register_autograd(_refuse)
-
-
-# ---- the short way, without the operators' overhead
-
-
-class _Norm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, *inputs):  # type: ignore[override]
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
-        return output
-
-    @staticmethod
-    def backward(ctx, dy, dresidual_out):  # type: ignore[override]
-        # create_graph: the operator's result refuses a second derivative
-        run = _backward_op if torch.is_grad_enabled() else _backward
-        return _gradients(ctx, run, dy, dresidual_out)
+_short_way = differentiable(
+    _forward_op, _backward_op, run_forward=_forward, run_backward=_backward, save=_save,
+    gradients=_gradients, operation="rms_norm",
+)  # fmt: skip
 
 
 def rms_norm(*inputs) -> tuple[Tensor, Tensor]:
@@ -146,6 +122,6 @@ def rms_norm(*inputs) -> tuple[Tensor, Tensor]:
     if not untraced(inputs[0]):
         return _forward_op(*inputs)
     if needs_gradient(*inputs[:3]):
-        return _Norm.apply(*inputs)
+        return _short_way(*inputs)
     with torch.no_grad():
         return _forward(*inputs)
