@@ -26,7 +26,7 @@ _MELS = 40
 _FRAMES = 32
 _HOP_SECONDS = 0.008
 _TRIM_SECONDS = 0.01
-_TRIM_DB = 30.0
+_TRIM_DB = 25.0
 _RANGE = 40.0 / 10 * np.log(10)
 _LEVEL = 0.1
 
@@ -193,19 +193,24 @@ def _picture(clip: NDArray[np.floating], rate: int) -> NDArray[np.float32]:
     return (frames[:, low] * (1 - part) + frames[:, high] * part).astype(np.float32)
 
 
+def _convolution(inputs: int, outputs: int, size: int, stride: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
 class _Net(nn.Module):
     def __init__(self, classes: int) -> None:
         super().__init__()
-        widths, sizes = (1, 24, 48, 64), (5, 3, 3)
+        widths = (24, 48, 64)
         self.stages = nn.Sequential(
-            *(
-                nn.Sequential(
-                    nn.Conv2d(a, b, size, stride=2, padding=size // 2, bias=False),
-                    nn.BatchNorm2d(b),
-                    nn.ReLU(),
-                )
-                for a, b, size in zip(widths[:-1], widths[1:], sizes, strict=True)
-            )
+            _convolution(1, widths[0], 5, 2),
+            _convolution(widths[0], widths[1], 3, 2),
+            _convolution(widths[1], widths[1], 3, 1),
+            _convolution(widths[1], widths[2], 3, 2),
+            _convolution(widths[2], widths[2], 3, 1),
         )
         self.hidden = nn.Linear(widths[-1] * (_MELS // 8) * (_FRAMES // 8), FEATURES)
         self.drop = nn.Dropout(0.3)
