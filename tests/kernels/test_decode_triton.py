@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from op_cases import INTERPRETED, run_interpreted
+from op_cases import INTERPRETED, CompiledOnly, run_interpreted
 from torch import nn
 
 from helpers import assert_close
@@ -99,6 +99,25 @@ def test_a_fused_step_is_the_modules(place: str) -> None:
 @pytest.mark.parametrize("place", [pytest.param(DEVICE, marks=needs_a_place)])
 def test_draws_follow_the_scores(place: str) -> None:
     _check_draws()
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE != "cuda", reason="compiled, not interpreted")
+def test_the_kernels_compile_for_a_gpu_also_where_there_is_none(monkeypatch) -> None:
+    from mambakernels.decode import triton
+
+    kernels = {name: CompiledOnly(getattr(triton, name)) for name in ("_stage", "_head")}
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(triton, name, kernel)
+    torch.manual_seed(0)
+    backbone = MultiScaleBackbone(MultiScaleConfig(d_model=8, pools=(2,), n_layer=1)).eval()
+    fused = DeviceDecoding(backbone, nn.Embedding(11, 8), nn.Linear(8, 11), None, None, 2)
+    fused.step(torch.zeros(2, dtype=torch.int64), 0, scores=torch.empty(2, 11))
+    whole = {"uniform": torch.rand(2, dtype=torch.float64), "logs": torch.empty(2)}
+    whole |= {name: torch.zeros(2, dtype=torch.int64) for name in ("last", "symbols")}
+    whole |= {"ended": torch.zeros(2, dtype=torch.int8), "end": 10}
+    fused.step(torch.zeros(2, dtype=torch.int64), 1, **whole)
+    assert kernels["_stage"].compiled == 5  # two a step, and the slower level's
+    assert kernels["_head"].compiled == 2
 
 
 def test_what_has_no_fused_step_says_why() -> None:

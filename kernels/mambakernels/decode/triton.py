@@ -86,12 +86,12 @@ def _stage(
         now = tl.load(mixed + e, mask=in_e, other=0.0)
         total = tl.load(base + CONV_BIAS + e, mask=in_e, other=0.0).to(tl.float32)
         past = conv + place * ((W - 1) * E)
-        for k in tl.static_range(W - 1):
-            then = tl.load(past + k * E + e, mask=in_e, other=0.0)
-            tap = tl.load(base + CONV + k * E + e, mask=in_e, other=0.0).to(tl.float32)
+        for j in tl.static_range(W - 1):
+            then = tl.load(past + j * E + e, mask=in_e, other=0.0)
+            tap = tl.load(base + CONV + j * E + e, mask=in_e, other=0.0).to(tl.float32)
             total += then * tap
-            if k > 0:
-                tl.store(past + (k - 1) * E + e, then, mask=in_e)
+            if j > 0:
+                tl.store(past + (j - 1) * E + e, then, mask=in_e)
         tap = tl.load(base + CONV + (W - 1) * E + e, mask=in_e, other=0.0).to(tl.float32)
         total += now * tap
         if W > 1:
@@ -162,27 +162,27 @@ def _head(
     tile = tl.load(weight + d[:, None] * V + v[None, :], mask=inside, other=0.0).to(tl.float32)
     score = tl.sum(value[:, None] * tile, 0)
     score += tl.load(bias + v, mask=in_v, other=0.0).to(tl.float32)
-    if not DRAW:
+    if DRAW:
+        score = tl.where(in_v, score, float("-inf"))
+        log_sum = tl.max(score, 0) + tl.log(tl.sum(tl.exp(score - tl.max(score, 0)), 0))
+        open_ = tl.where(v < allowed, score, float("-inf"))
+        distance = (open_ - tl.max(open_, 0)).to(tl.float64) * inverse_temperature
+        mass = tl.exp(distance)
+        summed = tl.cumsum(mass, 0)
+        aim = tl.load(uniform + row * uniform_row) * tl.max(summed, 0)
+        symbol = tl.sum(((summed <= aim) & (v < allowed)).to(tl.int32), 0)
+        symbol = tl.minimum(symbol, allowed - 1).to(tl.int64)
+        log = tl.sum(tl.where(v == symbol, score, 0.0), 0) - log_sum
+        if END >= 0:
+            over = tl.load(ended + row)
+            symbol = tl.where(over != 0, END, symbol)
+            log = tl.where(over != 0, 0.0, log)
+            tl.store(ended + row, (symbol == END).to(tl.int8))
+        tl.store(last + row, symbol)
+        tl.store(symbols + row * symbols_row, symbol)
+        tl.store(logs + row * symbols_row, log)
+    else:
         tl.store(scores + row * V + v, score, mask=in_v)
-        return
-    score = tl.where(in_v, score, float("-inf"))
-    log_sum = tl.max(score, 0) + tl.log(tl.sum(tl.exp(score - tl.max(score, 0)), 0))
-    open_ = tl.where(v < allowed, score, float("-inf"))
-    distance = (open_ - tl.max(open_, 0)).to(tl.float64) * inverse_temperature
-    mass = tl.exp(distance)
-    summed = tl.cumsum(mass, 0)
-    aim = tl.load(uniform + row * uniform_row) * tl.max(summed, 0)
-    symbol = tl.sum(((summed <= aim) & (v < allowed)).to(tl.int32), 0)
-    symbol = tl.minimum(symbol, allowed - 1).to(tl.int64)
-    log = tl.sum(tl.where(v == symbol, score, 0.0), 0) - log_sum
-    if END >= 0:
-        over = tl.load(ended + row)
-        symbol = tl.where(over != 0, END, symbol)
-        log = tl.where(over != 0, 0.0, log)
-        tl.store(ended + row, (symbol == END).to(tl.int8))
-    tl.store(last + row, symbol)
-    tl.store(symbols + row * symbols_row, symbol)
-    tl.store(logs + row * symbols_row, log)
 
 
 class StageShape(NamedTuple):
