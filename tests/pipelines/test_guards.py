@@ -200,3 +200,15 @@ def test_a_budget_needs_a_formula():
         TrainerOptions(memory_budget="lots")
     with pytest.raises(UsageError, match="auto where a --trainer.memory_budget is given"):
         TrainerOptions(memory_budget="1GiB", checkpointing="block")
+
+
+@pytest.mark.gpu
+def test_a_gpu_skips_without_waiting(tmp_path):
+    """No step but those that write metrics waits for the device to say whether it was bad."""
+    options = dataclasses.replace(ONE, accelerator="gpu", precision="32-true", log_every_n_steps=30)
+    module = Poisoned({5, 6}, fused=True)
+    run_toy(tmp_path / "run", module=module, trainer=options)
+    assert torch.equal(module.seen[5][0], module.seen[7][0])
+    assert not torch.equal(module.seen[7][0], module.seen[8][0])
+    row = [r for r in read_rows(tmp_path / "run/metrics.csv") if "train/skipped_steps" in r][-1]
+    assert row["train/skipped_steps"] == 2

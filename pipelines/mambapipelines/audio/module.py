@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -11,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mambaaudio.model import WaveformModel
-from mambacore.optim import parameter_groups
 
+from ..optimizers import adamw
 from ..options import OptimizerOptions
 from .data import Batch
 
@@ -93,9 +92,7 @@ class WaveformModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW without weight decay on norms, biases, the state spaces' A, D and steps."""
-        options = self._optimizer
-        settings: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
-        return torch.optim.AdamW(parameter_groups(self.model, options.weight_decay), **settings)
+        return adamw(self.model, self._optimizer, scaled=self.trainer.precision == "16-mixed")
 
 
 def _hidden(numbers: Tensor, probability: float) -> Tensor:

@@ -13,8 +13,8 @@ from mambabio.alphabet import PAD
 from mambabio.language import SCORED
 from mambacore.language_model import LanguageModel
 from mambacore.losses import LossSum, chunked_cross_entropy
-from mambacore.optim import parameter_groups
 
+from ..optimizers import adamw
 from ..options import OptimizerOptions
 from ..state_carry import carried_loss
 from .data import Batch
@@ -108,6 +108,4 @@ class LanguageModule(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW without weight decay on norms, biases, A_log, D and the delta bias."""
-        options = self._optimizer
-        settings: dict[str, Any] = {"lr": options.lr, "betas": (options.beta1, options.beta2)}
-        return torch.optim.AdamW(parameter_groups(self.model, options.weight_decay), **settings)
+        return adamw(self.model, self._optimizer, scaled=self.trainer.precision == "16-mixed")
