@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from common import Table, make_sheet, peak_gib, reset_peak, say_machine
+from common import Table, make_sheet, peak_gib, reset_peak, say_machine  # pyright: ignore[reportMissingImports]  beside this script
 
 from mambacore import ModelConfig
 from mambacore.memory import PIECE, memory_of_training

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from common import Table, peak_gib, reset_peak, say_machine, wait
+from common import Table, peak_gib, reset_peak, say_machine, wait  # pyright: ignore[reportMissingImports]  beside this script
 from torch.nn import functional
 
 from mambabio.classifier import SpeciesClassifier

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import Table, make_sheet, say_machine
+from common import Table, make_sheet, say_machine  # pyright: ignore[reportMissingImports]  beside this script
 
 from mambabio.sheet import load_samples
 from mambabio.store import build_store

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import Table, say_machine, wait
+from common import Table, say_machine, wait  # pyright: ignore[reportMissingImports]  beside this script
 from lightning.pytorch import Callback
 from torch.nn import functional
 from torch.utils.data import DataLoader
