@@ -225,7 +225,7 @@ class _Net(nn.Module):
 
 
 def _train(net: _Net, x: Tensor, y: Tensor, epochs: int, rng: np.random.Generator) -> None:
-    size = min(64, len(x))
+    size = min(64, len(x), max(8, len(x) // 8))  # few clips: still several steps an epoch
     steps = epochs * (len(x) // size)
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=max(steps, 2))
