@@ -207,7 +207,7 @@ def test_wrong_configurations_are_named(tmp_path: Path, changes: dict, said: str
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="it is no folder"):
         SpeciesClassifier.from_pretrained(tmp_path / "none")
     with pytest.raises(ValueError, match=r"has a config\.json"):
         SpeciesClassifier.from_pretrained(tmp_path)
