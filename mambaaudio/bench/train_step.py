@@ -3,8 +3,8 @@
     python mambaaudio/bench/train_step.py --out DIR [--models s4d/mamba mamba/mamba]
 
 Forward, loss, backward, clipping and AdamW under bfloat16 autocast on random codes; each shape is
-first checked: a small copy's gradients on the GPU against the CPU's. SaShiMi (state-spaces/s4 v4, its
-U-net) on one NVIDIA H200: 349 ms and 30.5 GiB at 16 x 16,000, out of memory at 1 x 2^20.
+first checked: a small copy's gradients on the GPU against the CPU's. SaShiMi (state-spaces/s4 v4,
+its U-net) on one NVIDIA H200: 349 ms and 30.5 GiB at 16 x 16,000, out of memory at 1 x 2^20.
 """
 
 from __future__ import annotations
