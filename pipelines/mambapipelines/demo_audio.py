@@ -32,7 +32,15 @@ def _commands(out: Path) -> list[list[str]]:
     fit += ["--trainer.max_time", "100s", "--trainer.val_check_interval", "200"]
     fit += ["--trainer.threads", "1", "--optimizer.lr", "0.008"]
     generate = ["generate", "--model", run, "--seconds", "1", "-n", "5", "--label", _LABELS]
-    generate += ["--speaker", "tone", "-o", str(out / "note_{index}_{label}.wav"), "--plot"]
+    generate += [
+        "--speaker",
+        "tone",
+        "--temperature",
+        "0.8",
+        "-o",
+        str(out / "note_{index}_{label}.wav"),
+        "--plot",
+    ]
     return [fit, generate]
 
 

@@ -53,6 +53,7 @@ def test_a_clip_and_its_picture_go_on_from_a_recording(model, tmp_path, capsys) 
     assert "resampled from 16000 Hz" in said
     assert "samples/s" in said
     assert "x real time" in said
+    assert " 0 samples/s" not in said
     info = soundfile.info(out)
     assert (info.samplerate, info.frames, info.subtype) == (8000, 2800, "PCM_24")
     assert np.abs(read(out)[:800]).max() == pytest.approx(0.4, abs=0.03)  # the gain was undone

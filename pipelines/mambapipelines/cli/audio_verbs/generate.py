@@ -131,7 +131,7 @@ class _Run:
         self.progress = progress
         self.rate = generator.config.rate
         self.samples = self.clipped = 0
-        self.begun = time.monotonic()
+        self.begun = self._first = time.monotonic()
         self._uncounted: int | None = None
         self._said: set[str] = set()
 
@@ -237,8 +237,10 @@ class _Run:
         self.progress.update(self._share(clips, made), self._speed())
 
     def _speed(self) -> str:
-        counted = self.samples - (self._uncounted or 0)
-        speed = counted / max(time.monotonic() - self.begun, 1e-9)
+        counted, begun = self.samples - (self._uncounted or 0), self.begun
+        if not counted:  # all clips ended in the first block, whose time holds the compilation
+            counted, begun = self.samples, self._first
+        speed = counted / max(time.monotonic() - begun, 1e-9)
         return f"{amount(speed)} samples/s, {speed / self.rate:.2f} x real time"
 
     def summary(self) -> None:
