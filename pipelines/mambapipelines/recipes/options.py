@@ -45,6 +45,10 @@ class TaskTraining:
         patience: validations in a row at `enough` or above that end the training; 0 never does.
         stages: shorter lengths of the task to begin with, rising.
         stage_share: fraction of the training that the stages take together, evenly.
+        quiet: weight of a penalty on delta before its softplus, mean over positions, channels and
+            selective layers: what need not be selected is pressed towards zero, also where the
+            loss no longer tells the difference; 0 for none.
+        quiet_from: fraction of the training at which the penalty begins.
     """
 
     steps: int = 10_000
@@ -63,6 +67,8 @@ class TaskTraining:
     patience: int = 0
     stages: tuple[int, ...] = ()
     stage_share: float = 0.5
+    quiet: float = 0.0
+    quiet_from: float = 0.3
 
     def __post_init__(self) -> None:
         accepted = {
@@ -81,6 +87,8 @@ class TaskTraining:
             "patience": (self.patience >= 0, "0 (never) or more"),
             "stages": (list(self.stages) == sorted(self.stages), "rising lengths"),
             "stage_share": (0 < self.stage_share < 1, "above 0 and below 1"),
+            "quiet": (self.quiet >= 0, "0 (none) or more"),
+            "quiet_from": (0 <= self.quiet_from < 1, "at least 0 and below 1"),
         }
         for name, (good, text) in accepted.items():
             require(good, f"--training.{name}", getattr(self, name), text)

@@ -17,6 +17,7 @@ from mambacore.tasks import Task
 from ..schedule import learning_rate_factor
 from .captured import CapturedStep, adamw, set_learning_rate
 from .options import NetworkOptions, TaskTraining
+from .quiet import penalty, watched
 
 Say = Callable[[str], None]
 _BLOCK_TOKENS = 1 << 22
@@ -90,11 +91,16 @@ def train_on(
     )
     parameters = [p for p in model.parameters() if p.requires_grad]
 
+    # A tensor, because a recorded step reads it anew.
+    quiet = torch.zeros((), device=device)
+
     def update(tokens: Tensor, answers: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        logits = answer_logits(model, tokens, answers.shape[1])
+        with watched(model) as seen:
+            logits = answer_logits(model, tokens, answers.shape[1])
         loss = functional.cross_entropy(logits.flatten(0, 1).float(), answers.flatten())
-        loss.backward()
+        pressed = loss + quiet * penalty(seen) if options.quiet else loss
+        pressed.backward()
         if options.clip:
             torch.nn.utils.clip_grad_norm_(parameters, options.clip)
         optimizer.step()
@@ -123,6 +129,8 @@ def train_on(
             questions = _Questions(tasks[stage], options.batch, seed + stage, device)
         factor = learning_rate_factor(fraction, options.warmup, options.final)
         set_learning_rate(optimizer, options.lr * max(factor, 1e-6))
+        if fraction >= options.quiet_from:
+            quiet.fill_(options.quiet)
         total += step(*questions.next())
         done += 1
         since += 1
