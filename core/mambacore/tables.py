@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import csv
+import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mambacore.errors import DataError
+
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
 
 
 def read_table(
@@ -82,3 +87,29 @@ def _listed(names: Sequence[str]) -> str:
     if len(names) == 1:
         return f"the column {names[0]}"
     return f"the columns {', '.join(names[:-1])} and {names[-1]}"
+
+
+def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
+    """Columns of a `metrics.csv` against its `step` column; empty cells and NaN are skipped.
+
+    Raises:
+        DataError: there is no `step` column, or a cell is no number.
+    """
+    curves: dict[str, Curve] = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if reader.fieldnames is not None and "step" not in reader.fieldnames:
+            raise DataError(f"{path} has no column 'step'; it holds {', '.join(reader.fieldnames)}")
+        for number, row in enumerate(reader, start=2):
+            for name, cell in row.items():
+                if name in (None, "step") or not cell or not row["step"]:
+                    continue
+                try:
+                    step, value = float(row["step"]), float(cell)
+                except (TypeError, ValueError):
+                    raise DataError(f"{path}, line {number}: {name} is {cell!r}") from None
+                if math.isfinite(value):
+                    xs, ys = curves.setdefault(name, ([], []))
+                    xs.append(step)
+                    ys.append(value)
+    return curves

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +22,13 @@ from mambaaudio.sheet import SampleSheet, Split
 from mambaaudio.split import SplitBy, Unit, hold_out
 from mambaaudio.waveform import Channel
 from mambacore.errors import UsageError
+from mambacore.inputs import InputFile
 
 GainMode = Literal["none", "file", "corpus"]
 Log = Callable[[str], None]
 _FULL_SCALE = 32768
 # A gain lifts the loudest sample to here.
 _PEAK = 0.98
-
-
-class InputFile(TypedDict):
-    """One input: its resolved path, size, time of change in ns, and checksum."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from typing import IO, Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from mambaaudio.corpus import InputFile, Log
+from mambaaudio.corpus import Log
 from mambaaudio.waveform import AudioInfo, Channel, probe, stream
 from mambacore.cache import atomic_path, atomic_write, lock
 from mambacore.errors import DataError, UsageError
+from mambacore.inputs import InputFile, file_sha256, input_file
 
 _VERSION = 1
 _NAMED = 5
@@ -130,7 +131,7 @@ def _current(path: Path, log: Log) -> CorpusIndex | None:
         status = file.stat() if file.is_file() else None
         if status is None or status.st_size != entry["bytes"]:
             return None
-        if status.st_mtime_ns != entry["mtime_ns"] and _sha256(file) != entry["sha256"]:
+        if status.st_mtime_ns != entry["mtime_ns"] and file_sha256(file) != entry["sha256"]:
             log(f"{file} has changed since it was read: reading the recordings again")
             return None
     return index
@@ -151,7 +152,7 @@ def _build(
     if several:
         what = "mixed to mono" if channel == "mix" else f"reduced to their {channel} channel"
         log(f"{several:,} of them have several channels and are {what}")
-    inputs = tuple(_input_file(file) for file in paths if file.is_file())
+    inputs = tuple(input_file(file) for file in paths if file.is_file())
     content = hashlib.sha256("".join(entry["sha256"] for entry in inputs).encode()).hexdigest()
     # Named by the inputs' content: an index never meets the data of another version.
     data = path.parent / f"{path.stem}-{content[:16]}.pcm"
@@ -202,18 +203,3 @@ def _to_int16(block: NDArray[np.float32], file: Path, before: int) -> NDArray[np
         place = before + int(np.flatnonzero(~np.isfinite(block))[0])
         raise DataError(f"{file}: sample {place} is not a number")
     return np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype("<i2")
-
-
-def _input_file(path: Path) -> InputFile:
-    status = path.stat()
-    return {
-        "path": str(path),
-        "bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "sha256": _sha256(path),
-    }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +14,11 @@ from numpy.typing import NDArray
 from mambaaudio.evaluation import BitsRow, Evaluation
 from mambaaudio.info import describe
 from mambaaudio.plots import save_figure
-from mambaaudio.report_figures import Curve, curves_figure, pair_figure
+from mambaaudio.report_figures import curves_figure, pair_figure
 from mambaaudio.writer import WaveformWriter
 from mambacore.cache import atomic_write
 from mambacore.errors import DataError
+from mambacore.tables import Curve, read_curves
 
 EVALUATIONS = "evaluation"
 REPORT = "report"
@@ -47,32 +46,6 @@ class Pair:
     rate: int
     prompt: float = 0.0
     note: str = ""
-
-
-def read_curves(path: str | Path) -> dict[str, Curve]:
-    """Columns of a `metrics.csv` against its `step` column; empty cells and NaN are skipped.
-
-    Raises:
-        DataError: there is no `step` column, or a cell is no number.
-    """
-    curves: dict[str, Curve] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames is not None and "step" not in reader.fieldnames:
-            raise DataError(f"{path} has no column 'step'; it holds {', '.join(reader.fieldnames)}")
-        for number, row in enumerate(reader, start=2):
-            for name, cell in row.items():
-                if name in (None, "step") or not cell or not row["step"]:
-                    continue
-                try:
-                    step, value = float(row["step"]), float(cell)
-                except (TypeError, ValueError):
-                    raise DataError(f"{path}, line {number}: {name} is {cell!r}") from None
-                if math.isfinite(value):
-                    xs, ys = curves.setdefault(name, ([], []))
-                    xs.append(step)
-                    ys.append(value)
-    return curves
 
 
 def read_evaluations(folder: str | Path) -> list[Evaluation]:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambaaudio.plots import decibels
+from mambacore.tables import Curve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Curve = tuple[list[float], list[float]]
 _DPI = 130
 _MODEL, _TRAIN, _FLOOR, _GREY = "#0072B2", "#7FB8DA", "#D55E00", "#777777"
 _COLUMNS = 1500

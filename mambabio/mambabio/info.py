@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import struct
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mambacore.errors import DataError
+from mambacore.inputs import file_sha256
 
 
 def describe(folder: str | PathLike[str]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def describe(folder: str | PathLike[str]) -> dict[str, Any]:
         "d_model": config.model.d_model,
         "layers": config.model.n_layer,
         "trained_on": dict(config.trained_on),
-        "weights_sha256": _sha256(weights),
+        "weights_sha256": file_sha256(weights),
         "weights_bytes": weights.stat().st_size,
     }
 
@@ -63,8 +63,3 @@ def _safetensors_header(path: Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as safetensors: {error}") from error
     header.pop("__metadata__", None)
     return header
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

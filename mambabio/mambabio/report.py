@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -24,37 +23,10 @@ from mambabio.multiqc import evaluation_sections, training_sections
 from mambabio.plots import confusion_figure, save_figure, training_curves, window_figure
 from mambacore.cache import atomic_write
 from mambacore.errors import DataError
-
-Curve = tuple[list[float], list[float]]
+from mambacore.tables import Curve, read_curves
 
 EVALUATIONS = "evaluation"
 REPORT = "report"
-
-
-def read_curves(path: str | PathLike[str]) -> dict[str, Curve]:
-    """Columns of a `metrics.csv` against its `step` column; empty cells and NaN are skipped.
-
-    Raises:
-        DataError: there is no `step` column, or a cell is no number.
-    """
-    curves: dict[str, Curve] = {}
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if reader.fieldnames is not None and "step" not in reader.fieldnames:
-            raise DataError(f"{path} has no column 'step'; it holds {', '.join(reader.fieldnames)}")
-        for number, row in enumerate(reader, start=2):
-            for name, cell in row.items():
-                if name in (None, "step") or not cell or not row["step"]:
-                    continue
-                try:
-                    step, value = float(row["step"]), float(cell)
-                except (TypeError, ValueError):
-                    raise DataError(f"{path}, line {number}: {name} is {cell!r}") from None
-                if math.isfinite(value):
-                    xs, ys = curves.setdefault(name, ([], []))
-                    xs.append(step)
-                    ys.append(value)
-    return curves
 
 
 def read_evaluations(folder: str | PathLike[str]) -> list[Evaluation]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,10 @@ from numpy.typing import NDArray
 from mambabio.alphabet import Ids
 from mambabio.sheet import SampleSheet, Split
 from mambacore.errors import UsageError
+from mambacore.inputs import InputFile
 
 NPolicy = Literal["cut", "split", "keep"]
 Log = Callable[[str], None]
-
-
-class InputFile(TypedDict):
-    """One input: its resolved path, size, time of change in ns, and checksum."""
-
-    path: str
-    bytes: int
-    mtime_ns: int
-    sha256: str
 
 
 @dataclass(frozen=True)

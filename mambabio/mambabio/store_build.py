@@ -19,7 +19,6 @@ from mambabio.indexed import IndexedFasta
 from mambabio.records import Record, read_records
 from mambabio.sheet import Sample, SampleSheet, Split
 from mambabio.store import (
-    InputFile,
     Log,
     SequenceStore,
     StoredRecord,
@@ -28,6 +27,7 @@ from mambabio.store import (
 )
 from mambacore.cache import atomic_path, atomic_write, lock
 from mambacore.errors import DataError
+from mambacore.inputs import file_sha256, input_file
 
 _VERSION = 1
 _MINIMUM_PIECE = 64
@@ -75,7 +75,7 @@ def _current(index: Path, log: Log) -> SequenceStore | None:
         status = path.stat() if path.is_file() else None
         if status is None or status.st_size != entry["bytes"]:
             return None
-        if status.st_mtime_ns != entry["mtime_ns"] and _sha256(path) != entry["sha256"]:
+        if status.st_mtime_ns != entry["mtime_ns"] and file_sha256(path) != entry["sha256"]:
             log(f"{path} has changed since it was read: reading the sequences again")
             return None
     return store
@@ -84,7 +84,7 @@ def _current(index: Path, log: Log) -> SequenceStore | None:
 def _build(sheet: SampleSheet, index: Path, options: dict[str, Any], log: Log) -> SequenceStore:
     paths = list(dict.fromkeys(sample.path for sample in sheet.samples))
     log(f"reading {len(paths)} sequence files of {sheet.source}")
-    inputs = tuple(_input_file(path) for path in paths)
+    inputs = tuple(input_file(path) for path in paths)
     dropped: dict[str, list[str]] = {}
     # Named by the inputs' content: an index never meets the data of another version.
     content = hashlib.sha256("".join(entry["sha256"] for entry in inputs).encode()).hexdigest()
@@ -117,21 +117,6 @@ def _build(sheet: SampleSheet, index: Path, options: dict[str, Any], log: Log) -
             old.unlink(missing_ok=True)
     _log_counts(store, log)
     return store
-
-
-def _input_file(path: Path) -> InputFile:
-    status = path.stat()
-    return {
-        "path": str(path),
-        "bytes": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "sha256": _sha256(path),
-    }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Writer:

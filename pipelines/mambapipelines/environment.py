@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import os
 import platform
 import shlex
@@ -40,12 +39,6 @@ def rank() -> int:
 def now() -> str:
     """The time as ISO 8601 with the zone, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(command: list[str] | None = None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mambacore.errors import UsageError
+from mambacore.inputs import file_sha256
 
 from . import environment
 from .cli.fit_parser import FitArguments
@@ -69,7 +70,7 @@ def inputs_of(samples: Path, read: Iterable[Mapping[str, Any]]) -> list[dict[str
         sheet = {
             "path": str(samples),
             "bytes": os.path.getsize(samples),
-            "sha256": environment.sha256(samples),
+            "sha256": file_sha256(samples),
         }
         inputs.insert(0, sheet)
     return inputs

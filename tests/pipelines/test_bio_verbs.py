@@ -19,8 +19,8 @@ from test_resume import assert_same, outcome
 
 from helpers import assert_close
 from mambabio.windows import TrainingWindows
+from mambacore.inputs import file_sha256 as sha256
 from mambapipelines.checkpoints import read
-from mambapipelines.environment import sha256
 
 
 def test_fit_leaves_a_complete_run(trained, sheet):
