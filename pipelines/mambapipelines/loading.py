@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -83,3 +84,30 @@ def loader(
 def lag(workers: int, accumulate: int) -> int:
     """Steps by which batches may be prepared ahead: the workers' queues and Lightning's own."""
     return (workers * PREFETCH + 2) // accumulate + 2
+
+
+class ValidationBatches(Dataset):
+    """The windows of one rank, every `world_size`-th one, in batches of a fixed size.
+
+    tiles: has a length and ``batch(indices)``, of which `convert` makes tensors.
+    """
+
+    def __init__(
+        self, tiles: Any, rank: int, world_size: int, batch: int, convert: Callable[[Any], Any]
+    ) -> None:
+        self._tiles = tiles
+        self._mine = np.arange(rank, len(tiles), world_size)
+        self._batch = batch
+        self._convert = convert
+
+    def __len__(self) -> int:
+        return -(-len(self._mine) // self._batch)
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chosen = self._mine[index * self._batch : (index + 1) * self._batch]
+        return self._convert(self._tiles.batch(chosen))
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mambabio.packing import PackedBatch, PackedWindows
 from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW, TrainingWindows, WindowBatch, WindowSet, tile_windows
 
-from ..loading import BatchMaker, loader
+from ..loading import BatchMaker, ValidationBatches, loader
 from ..schedule import length_stages
 from ..training import StepData
 from .options import DataOptions
@@ -73,27 +72,6 @@ class TrainingBatches:
         return to_tensors(made)
 
 
-class ValidationBatches(Dataset):
-    """The windows of one rank, every `world_size`-th one, in batches of a fixed size."""
-
-    def __init__(self, tiles: WindowSet, rank: int, world_size: int, batch: int) -> None:
-        self._tiles = tiles
-        self._mine = np.arange(rank, len(tiles), world_size)
-        self._batch = batch
-
-    def __len__(self) -> int:
-        return -(-len(self._mine) // self._batch)
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        chosen = self._mine[index * self._batch : (index + 1) * self._batch]
-        return to_tensors(self._tiles.batch(chosen))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[i] for i in range(len(self)))
-
-
 class SpeciesData(StepData):
     """Windows of a store for Lightning.
 
@@ -148,4 +126,6 @@ class SpeciesData(StepData):
             return []
         rank, world = self._place()
         batch = max(1, self._options.tokens // self._options.window)
-        return loader(ValidationBatches(self.validation, rank, world, batch), pin=self.on_gpu)
+        return loader(
+            ValidationBatches(self.validation, rank, world, batch, to_tensors), pin=self.on_gpu
+        )

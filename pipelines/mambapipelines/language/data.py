@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mambabio.language import LanguageBatch, LanguageTiles, LanguageWindows
 from mambabio.packing import PackedBatch, PackedWindows
@@ -15,7 +15,7 @@ from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW
 
 from ..bio.data import packing_remark
-from ..loading import BatchMaker, loader
+from ..loading import BatchMaker, ValidationBatches, loader
 from ..schedule import length_stages
 from ..training import StepData
 from .options import LanguageData
@@ -56,24 +56,6 @@ class TrainingBatches:
     def __call__(self, number: int, window: int, batch: int) -> Batch:
         made = self._windows.batch(number, self._rank, self._world_size, batch, window)
         return to_tensors(made.for_language() if isinstance(made, PackedBatch) else made)
-
-
-class ValidationBatches(Dataset):
-    """The windows of one rank, every `world_size`-th one, in batches of a fixed size."""
-
-    def __init__(self, tiles: LanguageTiles, rank: int, world_size: int, batch: int) -> None:
-        self._tiles = tiles
-        self._mine = np.arange(rank, len(tiles), world_size)
-        self._batch = batch
-
-    def __len__(self) -> int:
-        return -(-len(self._mine) // self._batch)
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        chosen = self._mine[index * self._batch : (index + 1) * self._batch]
-        return to_tensors(self._tiles.batch(chosen))
 
 
 class LanguageSequences(StepData):
@@ -120,5 +102,5 @@ class LanguageSequences(StepData):
         if self.validation is None:
             return []
         batch = max(1, self._options.tokens // self._options.window)
-        dataset = ValidationBatches(self.validation, *self._place(), batch)
+        dataset = ValidationBatches(self.validation, *self._place(), batch, to_tensors)
         return loader(dataset, pin=self.on_gpu)
