@@ -30,9 +30,10 @@ from mambacore.errors import DataError, UsageError
 
 MINIMUM_WINDOW = 16
 SILENCE_SECONDS = 0.1
-# Batches that are drawn together and sorted by length, so that little of a row is padding.
-_GROUP = 8
 _ROUND = 64
+# Batches of clips have widths that fall by this factor: few shapes, and little padding.
+_LADDER = 0.8
+_GOLDEN = (5**0.5 - 1) / 2
 _TABLES = 64
 _Count = TypeVar("_Count", int, NDArray[np.int64])
 
@@ -169,13 +170,12 @@ class _Reader:
         silence = self._coder.encode(np.zeros(self.layout.silence, np.int16), 1.0)
         return np.append(silence.astype(np.int16), np.int16(self.layout.end))
 
-    def longest(self, pieces: Sequence[_Piece], window: int) -> int:
+    def width(self, longest: int, window: int) -> int:
         """Width of a batch: its longest row, rounded up so that few widths occur."""
-        most = max(symbols for _, _, symbols in pieces)
         step = _ROUND * self.layout.per_sample
         # A whole clip's end event is one symbol more than its samples.
-        limit = max(window * self.layout.per_sample, most)
-        return min(-(-most // step) * step, limit)
+        limit = max(window * self.layout.per_sample, longest)
+        return min(-(-longest // step) * step, limit)
 
 
 class TrainingWindows:
@@ -184,9 +184,10 @@ class TrainingWindows:
     Each row draws its label uniformly (recordings without a label count as one label more).
 
     - Clips: a clip uniformly among the label's. One that is longer than the window gives a random
-      stretch of it. The clips of eight steps (and all ranks) are drawn together, sorted by length
-      and cut into batches of equal numbers of samples: a batch of short clips has more rows, one
-      of long clips fewer, and about ``batch_size * window`` samples both, padding included.
+      stretch of it. A batch's clips are of like length: it draws one of a few widths, as often as
+      makes every clip's share the same, and clips of that width alone. A batch of short clips has
+      more rows, one of long clips fewer, and about ``batch_size * window`` samples both, padding
+      included; so only a few shapes of batches occur.
     - Stretches: a recording in proportion to its samples, then a start. Starts before the first
       and after the last possible one are moved there, so a recording's edges are heard as often
       as its middle, and some rows begin where the recording begins. A recording shorter than
@@ -218,7 +219,7 @@ class TrainingWindows:
         self._many = np.unique(labels, return_counts=True)[1]
         self._first = np.cumsum(self._many) - self._many
         self._ends = np.cumsum(self._lengths)
-        self._group: tuple[tuple[int, ...], NDArray[np.int64], list[int]] | None = None
+        self._shelves: tuple[tuple[int, int], _Shelves] | None = None
 
     def batch(
         self, step: int, rank: int, world_size: int, batch_size: int, window: int
@@ -240,10 +241,11 @@ class TrainingWindows:
         if window < MINIMUM_WINDOW:
             raise UsageError(f"window is {window}; give at least {MINIMUM_WINDOW} samples")
         if self._reader.layout.clips:
-            pieces = self._clips(step, rank, world_size, batch_size, window)
-        else:
-            pieces = self._stretches(step, rank, batch_size, window)
-        return self._reader.rows(pieces, self._reader.longest(pieces, window))
+            place = step * world_size + rank
+            return self._reader.rows(*self._clips(place, batch_size, window))
+        pieces = self._stretches(step, rank, batch_size, window)
+        longest = max(symbols for _, _, symbols in pieces)
+        return self._reader.rows(pieces, self._reader.width(longest, window))
 
     def _stretches(self, step: int, rank: int, batch_size: int, window: int) -> list[_Piece]:
         numbers = draws(self.seed, step, rank * batch_size, batch_size)
@@ -259,41 +261,50 @@ class TrainingWindows:
         symbols = np.minimum(lengths, window) * self._reader.layout.per_sample
         return self._pieces(np.stack([chosen, start, symbols], 1))
 
-    def _clips(
-        self, step: int, rank: int, world_size: int, batch_size: int, window: int
-    ) -> list[_Piece]:
-        key = (step // _GROUP, world_size, batch_size, window)
-        if self._group is None or self._group[0] != key:
-            self._group = (key, *self._draw_group(*key))
-        _, rows, bounds = self._group
-        batch = (step % _GROUP) * world_size + rank
-        return self._pieces(rows[bounds[2 * batch] : bounds[2 * batch + 1]])
-
-    def _draw_group(
-        self, group: int, world_size: int, batch_size: int, window: int
-    ) -> tuple[NDArray[np.int64], list[int]]:
-        """Rows (recording, start, symbols) by length, and each batch's first and last in turn."""
+    def _clips(self, place: int, batch_size: int, window: int) -> tuple[list[_Piece], int]:
+        """The clips of a batch, by its place among those of all ranks, and its width."""
+        if self._shelves is None or self._shelves[0] != (batch_size, window):
+            self._shelves = ((batch_size, window), self._sort(batch_size, window))
+        shelves = self._shelves[1]
+        # Steps of the golden ratio visit the shelves far more evenly than chance would.
+        first = draws(self.seed, 0, 1 << 40, 1)[0, 0] * 2.0**-64
+        shelf = int(_place(shelves.odds, np.array([(first + place * _GOLDEN) % 1.0]))[0])
+        numbers = draws(self.seed, place, 0, shelves.rows[shelf])
+        chosen = shelves.clips[shelf][_place(shelves.weights[shelf], _unit(numbers[:, 1]))]
+        # One that is too long gives as much as fits, the tail and its end event at the last.
         layout = self._reader.layout
-        limit, batches = window * layout.per_sample, _GROUP * world_size
-        count = max(1, round(batch_size * limit / self._mean_symbols(limit))) * batches
-        numbers = draws(self.seed, group, 0, count)
-        classes = self._draw_classes(numbers[:, 0])
-        chosen = self._first[classes] + below(numbers[:, 1], self._many[classes])
-        symbols = layout.symbols(self._lengths[chosen])
+        limit, symbols = window * layout.per_sample, layout.symbols(self._lengths[chosen])
         over = -(-(symbols - limit) // layout.per_sample)
         over[symbols <= limit + layout.clips] = 0
         start = below(numbers[:, 2], over + 1)
-        symbols = np.where(
-            over > 0, np.minimum(limit, symbols - start * layout.per_sample), symbols
+        rest = np.minimum(limit, symbols - start * layout.per_sample)
+        rows = np.stack([chosen, start, np.where(over > 0, rest, symbols)], 1)
+        return self._pieces(rows), shelves.widths[shelf]
+
+    def _sort(self, batch_size: int, window: int) -> _Shelves:
+        """The clips by the width of the batches that they go into."""
+        layout = self._reader.layout
+        limit = window * layout.per_sample
+        symbols = layout.symbols(self._lengths)
+        symbols = np.where(symbols <= limit + layout.clips, symbols, limit)
+        widths = [self._reader.width(int(symbols.max()), window)]
+        while widths[-1] > symbols.min():
+            narrower = self._reader.width(int(_LADDER * widths[-1]), window)
+            widths.append(min(narrower, widths[-1] - 1))
+        widths = np.array(widths[::-1])
+        shelf = np.searchsorted(widths, symbols)
+        used = np.unique(shelf)
+        weight = np.repeat(1.0 / self._many, self._many)
+        clips = tuple(np.flatnonzero(shelf == place) for place in used)
+        rows = np.maximum(1, batch_size * limit // widths[used])
+        odds = np.array([weight[mine].sum() for mine in clips]) / rows
+        return _Shelves(
+            tuple(widths[used].tolist()),
+            tuple(rows.tolist()),
+            np.cumsum(odds),
+            clips,
+            tuple(np.cumsum(weight[mine]) for mine in clips),
         )
-        rows = np.stack([chosen, start, symbols], 1)[np.argsort(symbols, kind="stable")]
-        total, low = np.cumsum(rows[:, 2]), np.arange(1, batches)
-        cuts = np.searchsorted(total, total[-1] * low / batches, side="right")
-        # Every batch has a row, however long the longest clips are.
-        cuts = np.clip(np.maximum.accumulate(cuts - low) + low, low, count - batches + low)
-        edges = np.concatenate([[0], cuts, [count]])
-        order = np.argsort(numbers[:batches, 3], kind="stable")
-        return rows, np.stack([edges[order], edges[order + 1]], 1).reshape(-1).tolist()
 
     def _pieces(self, rows: NDArray[np.int64]) -> list[_Piece]:
         return [
@@ -303,10 +314,26 @@ class TrainingWindows:
     def _draw_classes(self, numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
         return below(numbers, np.full(len(numbers), len(self._many), np.int64))
 
-    def _mean_symbols(self, limit: int) -> float:
-        """Of a row, under the labels' balance."""
-        symbols = np.minimum(self._reader.layout.symbols(self._lengths), limit)
-        return float(np.mean(np.add.reduceat(symbols, self._first) / self._many))
+
+class _Shelves(NamedTuple):
+    """Clips by width. widths, rows: shape of a width's batches. odds: running sums of how often
+    each is drawn. clips, weights: its clips, and running sums of theirs."""
+
+    widths: tuple[int, ...]
+    rows: tuple[int, ...]
+    odds: NDArray[np.float64]
+    clips: tuple[NDArray[np.int64], ...]
+    weights: tuple[NDArray[np.float64], ...]
+
+
+def _unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Random 64-bit numbers as numbers from 0 to 1."""
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _place(sums: NDArray[np.float64], unit: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where numbers from 0 to 1 fall among the steps of a running sum."""
+    return np.minimum(np.searchsorted(sums, unit * sums[-1], side="right"), len(sums) - 1)
 
 
 @dataclass(frozen=True, eq=False)

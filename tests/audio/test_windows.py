@@ -155,6 +155,21 @@ def test_labels_are_balanced_and_padding_is_rare(corpus: Corpus) -> None:
     assert sizes / 80 == pytest.approx(4 * 8192, rel=0.2)
 
 
+def test_a_width_has_one_shape_and_its_clips_their_share(corpus: Corpus) -> None:
+    layout = Layout.choose(corpus, 8192, clips=True)
+    windows = TrainingWindows(corpus, layout, seed=0)
+    shapes, heard = set(), Counter()
+    for step in range(200):
+        batch = windows.batch(step, 1, 2, 4, 8192)
+        shapes.add(batch.codes.shape)
+        heard.update(batch.counted.sum(1).tolist())
+    assert len(shapes) == len({width for _, width in shapes}) <= 5
+    # Of a label with three clips each is a ninth, the other labels' clips are a third.
+    expected = {900: 1 / 9, 1500: 1 / 9, 2100: 1 / 9, 1000: 1 / 3, 5000: 1 / 3}
+    shares = {length: count / heard.total() for length, count in heard.items()}
+    assert shares == pytest.approx(expected, abs=0.04)
+
+
 def test_stretches_reach_every_sample_and_the_beginning(corpus: Corpus) -> None:
     windows = TrainingWindows(corpus, Layout("pcm16"), seed=1)
     heard: Counter[int] = Counter()
