@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mambaaudio.waveform import BLOCK_FRAMES, probe
+from mambaaudio.waveform import BLOCK_FRAMES, named, probe, voices
 from mambacore.errors import DataError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".au", ".w64", ".rf64")
@@ -83,8 +83,8 @@ def _true_bits(values: set[int], shift: int, coded_bits: int) -> int:
     return coded_bits - shift
 
 
-def check_file(path: str | Path) -> FileCheck:
-    """Measure one recording in constant memory.
+def check_file(path: str | Path, channel: int | None = None) -> FileCheck:
+    """Measure one recording in constant memory: all its channels, or the one of a number, from 0.
 
     `clipped` counts samples at full scale in runs of two or more; `dc` is the mean, `peak` and
     `dc` relative to full scale; `silent_share` the share of samples that are exactly zero;
@@ -99,6 +99,7 @@ def check_file(path: str | Path) -> FileCheck:
     peak = 0
     with soundfile.SoundFile(path) as file:
         while len(block := file.read(BLOCK_FRAMES, dtype="int32", always_2d=True)):
+            block = block if channel is None else block[:, channel : channel + 1]
             digest.update(np.ascontiguousarray(block).tobytes())
             scaled = block.astype(np.float64) / 2**31
             total += float(scaled.sum())
@@ -109,8 +110,8 @@ def check_file(path: str | Path) -> FileCheck:
             if len(distinct) <= _EIGHT_BITS:
                 distinct.update(np.unique(block).tolist())
             full = (block >= 0x7FFF0000) | (block == -(2**31))
-            for channel in full.T:
-                runs = np.diff(np.flatnonzero(np.diff(np.r_[False, channel, False])))[::2]
+            for flags in full.T:
+                runs = np.diff(np.flatnonzero(np.diff(np.r_[False, flags, False])))[::2]
                 clipped += int(runs[runs >= _CLIP_RUN].sum())
             quiet = (block == 0).all(axis=1)
             zeros += int(quiet.sum())
@@ -119,12 +120,13 @@ def check_file(path: str | Path) -> FileCheck:
     shift = 0 if bits_used == 0 else (bits_used & -bits_used).bit_length() - 1
     bits = 0 if lossy else _true_bits(distinct, shift, 32)
     rms = np.sqrt(squares / samples) if samples else 0.0
-    frames = max(samples // info.channels, 1)
+    heard = info.channels if channel is None else 1
+    frames = max(samples // heard, 1)
     check = FileCheck(
         path=str(path),
         seconds=info.seconds,
         rate=info.rate,
-        channels=info.channels,
+        channels=heard,
         subtype=info.subtype,
         peak=peak / 2**31,
         rms_db=float(20 * np.log10(rms)) if rms > 0 else float("-inf"),
@@ -156,9 +158,22 @@ def _with_notes(check: FileCheck) -> FileCheck:
     return replace(check, notes="; ".join(notes))
 
 
-def check_folder(paths: Iterable[Path]) -> Iterator[FileCheck]:
-    """`check_file` of each, with what only shows among several: mixed rates, equal recordings."""
-    checks = [check_file(path) for path in paths]
+def _by_channel(path: Path) -> Iterator[FileCheck]:
+    for voice, place in voices(probe(path).channels, "each"):
+        if isinstance(place, int):
+            yield replace(check_file(path, place), path=named(str(path), voice))
+        else:
+            yield check_file(path)
+
+
+def check_folder(paths: Iterable[Path], *, each: bool = False) -> Iterator[FileCheck]:
+    """`check_file` of each, with what only shows among several: mixed rates, equal recordings.
+
+    each: every channel is a recording of its own, named as ``a.wav#left``.
+    """
+    checks = [
+        check for path in paths for check in (_by_channel(path) if each else [check_file(path)])
+    ]
     rates = Counter(check.rate for check in checks)
     usual = rates.most_common(1)[0][0] if rates else 0
     first: dict[str, str] = {}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mambaaudio.sheet import SampleSheet, Split
 from mambaaudio.split import SplitBy, Unit, hold_out
-from mambaaudio.waveform import Channel
+from mambaaudio.waveform import Channels, named
 from mambacore.errors import UsageError
 from mambacore.inputs import InputFile
 
@@ -39,7 +39,7 @@ class Recording:
     place in the corpus, in samples. gain: what its samples are multiplied by before they are
     coded. peak: largest absolute sample, of full scale 32768. digest: of all its samples. start:
     where it starts in the file, in samples at the corpus' rate. row: line of the sheet. index:
-    place among the corpus' recordings.
+    place among the corpus' recordings. voice: the channel, where each of a file's is a recording.
     """
 
     path: Path
@@ -54,6 +54,12 @@ class Recording:
     start: int
     row: int
     index: int
+    voice: str = ""
+
+    @property
+    def name(self) -> str:
+        """The file's name, and the channel's: ``a.wav#left``."""
+        return named(self.path.name, self.voice)
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class Corpus:
         length = recording.length - start if length is None else length
         if start < 0 or length < 0 or start + length > recording.length:
             raise UsageError(
-                f"samples {start} to {start + length} were asked of {recording.path.name}, which "
+                f"samples {start} to {start + length} were asked of {recording.name}, which "
                 f"has {recording.length}"
             )
         begin = recording.offset + start
@@ -128,7 +134,7 @@ def build_corpus(
     cache_dir: str | os.PathLike[str],
     *,
     rate: int | None = None,
-    channel: Channel = "mix",
+    channel: Channels = "mix",
     gain: GainMode | float = "none",
     validation: float = 0.1,
     validation_by: SplitBy = "file",
@@ -148,7 +154,8 @@ def build_corpus(
         sheet: from `load_samples`.
         cache_dir: folder for the two files; made where missing.
         rate: of the corpus in Hz; by default the files' own, the most frequent where they differ.
-        channel: what becomes of several channels: "mix" (their mean), "left" or "right".
+        channel: what becomes of several channels: "mix" (their mean), "left", "right", or "each":
+            every channel is a recording of its own, of the same label, speaker and split.
         gain: "none" leaves the level as it is; "corpus" gives all recordings the one gain that
             lifts the loudest training sample to 0.98 of full scale; "file" does so for each
             recording; a number is that gain for all.
@@ -174,6 +181,8 @@ def build_corpus(
         >>> corpus.rate, corpus.samples(0, 0, 4).dtype
         (8000, dtype('int16'))
     """
+    if channel not in get_args(Channels):
+        raise UsageError(f"channel is {channel!r}; accepted are {', '.join(get_args(Channels))}")
     if not 0 <= validation < 1:
         raise UsageError(f"validation is {validation}; give a part from 0 to below 1, as 0.1")
     if validation_by not in get_args(SplitBy):
@@ -189,10 +198,7 @@ def build_corpus(
     )
     recordings: list[Recording] = []
     for sample in sheet.samples:
-        entry = index.files.get(str(sample.path))
-        if entry is None:
-            continue
-        recordings.append(
+        recordings += [
             Recording(
                 path=sample.path,
                 label_id=sheet.label_id(sample.label),
@@ -206,8 +212,10 @@ def build_corpus(
                 start=0,
                 row=sample.row,
                 index=-1,
+                voice=entry["voice"],
             )
-        )
+            for entry in index.files.get(str(sample.path), ())
+        ]
     if not any(sample.split == "val" for sample in sheet.samples):
         recordings = _held_out(recordings, validation, seed, validation_by)
     recordings, mode, one = _with_gain(recordings, gain)
@@ -230,7 +238,10 @@ def _held_out(
     recordings: Sequence[Recording], fraction: float, seed: int, by: SplitBy
 ) -> list[Recording]:
     training = [r for r in recordings if r.split == "train"]
-    units = [Unit(r.digest, r.length, r.label_id, r.speaker_id) for r in training]
+    units = [
+        Unit(r.digest, r.length, r.label_id, r.speaker_id, str(r.path) if r.voice else "")
+        for r in training
+    ]
     whole, ends = hold_out(units, fraction, seed, by)
     result: list[Recording] = []
     place = -1
@@ -288,7 +299,7 @@ def _log_counts(corpus: Corpus, log: Log) -> None:
     names = [f"{len(corpus.labels)} labels"] if corpus.labels else []
     names += [f"{len(corpus.speakers)} speakers"] if corpus.speakers else []
     log("; ".join([f"recordings at {corpus.rate} Hz: " + ", ".join(parts), *names]))
-    trained = {r.digest: r.path.name for r in corpus.select("train")}
+    trained = {r.digest: r.name for r in corpus.select("train")}
     twice = [
         r for r in corpus.recordings if r.split != "train" and r.start == 0 and r.digest in trained
     ]
@@ -296,5 +307,5 @@ def _log_counts(corpus: Corpus, log: Log) -> None:
         first = twice[0]
         log(
             f"{len(twice)} val or test recordings equal a training recording sample for sample, "
-            f"the first {first.path.name} = {trained[first.digest]}: they measure memory"
+            f"the first {first.name} = {trained[first.digest]}: they measure memory"
         )

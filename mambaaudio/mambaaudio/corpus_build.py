@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambaaudio.corpus import Log
-from mambaaudio.waveform import AudioInfo, Channel, probe, stream
+from mambaaudio.waveform import AudioInfo, Channel, Channels, probe, stream, voices
 from mambacore.cache import atomic_path, atomic_write, lock
 from mambacore.errors import DataError, UsageError
 from mambacore.inputs import InputFile, file_sha256, input_file
 
-_VERSION = 1
+_VERSION = 2
 _NAMED = 5
 
 
 class FileEntry(TypedDict):
-    """One decoded file: place in the corpus, in samples; largest absolute sample; digest."""
+    """One recording of a file: the channel where it is one of several (else empty), place in the
+    corpus, in samples; largest absolute sample; digest."""
 
+    voice: str
     offset: int
     length: int
     peak: int
@@ -34,10 +36,11 @@ class FileEntry(TypedDict):
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """What was read: files by path, inputs with checksums, files left out, the file of samples."""
+    """What was read: recordings by path, inputs with checksums, files left out, the file of
+    samples."""
 
     rate: int
-    files: dict[str, FileEntry]
+    files: dict[str, list[FileEntry]]
     inputs: tuple[InputFile, ...]
     skipped: tuple[tuple[str, str], ...]
     data: Path
@@ -47,7 +50,7 @@ def open_or_build(
     paths: Sequence[Path],
     folder: Path,
     rate: int | None,
-    channel: Channel,
+    channel: Channels,
     skip_bad: bool,
     log: Log,
 ) -> CorpusIndex:
@@ -121,7 +124,8 @@ def _current(path: Path, log: Log) -> CorpusIndex | None:
             skipped=tuple((name, reason) for name, reason in content["skipped"]),
             data=path.parent / content["data"],
         )
-        samples = max((f["offset"] + f["length"] for f in index.files.values()), default=0)
+        entries = [entry for file in index.files.values() for entry in file]
+        samples = max((entry["offset"] + entry["length"] for entry in entries), default=0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not index.data.is_file() or index.data.stat().st_size < 2 * samples:
@@ -141,7 +145,7 @@ def _build(
     paths: Sequence[Path],
     path: Path,
     rate: int,
-    channel: Channel,
+    channel: Channels,
     skip_bad: bool,
     bad: dict[Path, str],
     headers: dict[Path, AudioInfo],
@@ -150,26 +154,30 @@ def _build(
     log(f"reading {len(paths):,} recordings")
     several = sum(info.channels > 1 for info in headers.values())
     if several:
-        what = "mixed to mono" if channel == "mix" else f"reduced to their {channel} channel"
-        log(f"{several:,} of them have several channels and are {what}")
+        what = {"mix": "which are mixed to mono", "each": "each of which becomes a recording"}
+        became = what.get(channel, f"of which the {channel} one is read")
+        log(f"{several:,} of them have several channels, {became}")
     inputs = tuple(input_file(file) for file in paths if file.is_file())
     content = hashlib.sha256("".join(entry["sha256"] for entry in inputs).encode()).hexdigest()
     # Named by the inputs' content: an index never meets the data of another version.
     data = path.parent / f"{path.stem}-{content[:16]}.pcm"
-    files: dict[str, FileEntry] = {}
+    files: dict[str, list[FileEntry]] = {}
     with atomic_path(data) as beside, open(beside, "wb") as out:
         offset = 0
         for file in paths:
             if file in bad:
                 continue
+            begin, entries = offset, []
             try:
-                entry = _decode(file, rate, channel, offset, out)
+                for voice, one in voices(headers[file].channels, channel):
+                    entries.append({"voice": voice, **_decode(file, rate, one, offset, out)})
+                    offset += entries[-1]["length"]
             except DataError as error:
                 bad[file] = _reason(error, file)
+                offset = begin
                 out.seek(2 * offset)
                 continue
-            files[str(file)] = entry
-            offset += entry["length"]
+            files[str(file)] = entries
         out.truncate(2 * offset)
         if not skip_bad or not files:
             _refuse(bad)
@@ -184,8 +192,10 @@ def _build(
     return index
 
 
-def _decode(file: Path, rate: int, channel: Channel, offset: int, out: IO[bytes]) -> FileEntry:
-    """Append a file's samples; nothing of the file is kept in memory."""
+def _decode(
+    file: Path, rate: int, channel: Channel | int, offset: int, out: IO[bytes]
+) -> dict[str, Any]:
+    """Append a channel's samples; nothing of the file is kept in memory."""
     digest, length, peak = hashlib.sha256(), 0, 0
     for block in stream(file, rate=rate, channel=channel):
         samples = _to_int16(block, file, length)

@@ -117,7 +117,7 @@ def evaluate(
             row(name, [r for r in recordings if r.speaker_id != number])
             for name, number in left_out
         ),
-        files=tuple(row(r.path.name, [r]) for r in recordings),
+        files=tuple(row(r.name, [r]) for r in recordings),
         contexts=context_rows,
         context_targets=targets,
         no_contexts=reason,

@@ -21,6 +21,7 @@ from mambaaudio.model_config import WaveformConfig
 from mambaaudio.prompts import Notice, Prompt, Source, load_prompt
 from mambaaudio.ranking import bits_per_sample
 from mambaaudio.sampling import Sampling, Uniforms
+from mambaaudio.waveform import Channel
 from mambacore import state as states
 from mambacore.errors import DataError, UsageError
 
@@ -194,6 +195,7 @@ class Generator:
         prompt_rate: int | None = None,
         prompt_start: float = 0.0,
         prompt_seconds: float | None = None,
+        prompt_channel: Channel = "mix",
         notice: Notice | None = None,
     ) -> Session:
         """A session of `batch` rows, to be continued for as long as one likes.
@@ -207,6 +209,7 @@ class Generator:
             seed: the same seed gives the same samples on the same machine, bit for bit.
             prompt_rate: of given samples; the model's by default.
             prompt_start, prompt_seconds: the stretch of the prompt that is heard.
+            prompt_channel: of a file of several channels: "mix" (their mean), "left" or "right".
             notice: told what was done to the prompt; a Python warning by default.
 
         Raises:
@@ -228,6 +231,7 @@ class Generator:
                 rate=prompt_rate,
                 start=prompt_start,
                 seconds=prompt_seconds,
+                channel=prompt_channel,
                 notice=notice or _warn,
             )
         seeds = range(seed, seed + batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
+from typing import get_args
 
 import numpy as np
 import soxr
@@ -46,13 +47,18 @@ def load_prompt(
         config: the model's.
         rate: of given samples, in Hz; the model's by default. A file says its own.
         start, seconds: the stretch; to the end by default.
-        channel: what becomes of several channels.
+        channel: what becomes of several channels: "mix", "left" or "right".
         notice: told when the prompt is resampled, mixed or clipped.
 
     Raises:
         DataError: an unreadable, empty or non-finite prompt. UsageError: a stretch that is not in
-        the recording, a rate below 1.
+        the recording, a rate below 1, another channel.
     """
+    if channel not in get_args(waveform.Channel):
+        raise UsageError(
+            f"channel {channel!r}: a prompt is one recording; choose "
+            f"{', '.join(get_args(waveform.Channel))}"
+        )
     if not start >= 0 or (seconds is not None and not seconds > 0):
         raise UsageError(
             f"the prompt starts at {start} s and lasts {seconds} s; give a start of at least 0 and "

@@ -25,9 +25,10 @@ _PEAK = 0.98
 
 @dataclass(frozen=True, eq=False)
 class FileScore:
-    """path: the file. seconds, samples: at the model's rate. bits: per sample, over all. floor:
-    the same of a floor, where one was asked for. by_second: (ceil(seconds),) bits per sample of
-    each second, the last one's of what there is."""
+    """path: the file, and the channel where it was one of each: ``a.wav#left``. seconds, samples:
+    at the model's rate. bits: per sample, over all. floor: the same of a floor, where one was
+    asked for. by_second: (ceil(seconds),) bits per sample of each second, the last one's of what
+    there is."""
 
     path: str
     seconds: float
@@ -41,7 +42,7 @@ def coded_blocks(
     path: str | Path,
     config: WaveformConfig,
     *,
-    channel: waveform.Channel = "mix",
+    channel: waveform.Channel | int = "mix",
     block_frames: int = waveform.BLOCK_FRAMES,
 ) -> Iterator[NDArray[np.uint8]]:
     """A file's codes as a model hears them: its channel, rate, 16 bits and gain, in blocks.
@@ -63,7 +64,7 @@ def coded_blocks(
         yield coder.encode(torch.from_numpy(scaled)).numpy().astype(np.uint8)
 
 
-def _gain(path: str | Path, config: WaveformConfig, channel: waveform.Channel) -> float:
+def _gain(path: str | Path, config: WaveformConfig, channel: waveform.Channel | int) -> float:
     if config.trained_on.get("gain") != "file":
         return config.gain
     peak = 0.0
@@ -78,7 +79,8 @@ def score_file(
     *,
     label: str | None = None,
     speaker: str | None = None,
-    channel: waveform.Channel = "mix",
+    channel: waveform.Channel | int = "mix",
+    voice: str = "",
     floor: bool = False,
     progress: Progress | None = None,
 ) -> FileScore:
@@ -88,7 +90,8 @@ def score_file(
         scorer: of a `WaveformModel`.
         path: any file that libsndfile reads; resampled to the model's rate.
         label, speaker: names that the model knows; None leaves them open.
-        channel: what becomes of several channels.
+        channel: what becomes of several channels; see `mambaaudio.waveform.stream`.
+        voice: name of the channel, to be noted; `mambaaudio.waveform.voices` lists a file's.
         floor: also what adaptive linear prediction costs on the same codes.
         progress: called with seconds done and in all.
 
@@ -121,7 +124,7 @@ def score_file(
     counts = np.full(len(sums), config.rate)
     counts[-1] = samples - config.rate * (len(sums) - 1)
     return FileScore(
-        path=str(Path(path)),
+        path=waveform.named(str(Path(path)), voice),
         seconds=samples / config.rate,
         samples=samples,
         bits=sum(sums) / samples,

@@ -18,13 +18,15 @@ class Unit:
     """A training recording, as far as the choice needs it.
 
     digest: of its samples, so that equal recordings stay together and neither the order of files
-    nor their names matter. length: samples. label, speaker: numbers, 0 for none.
+    nor their names matter. length: samples. label, speaker: numbers, 0 for none. file: what it is
+    a channel of, which stay together too; empty where it is alone.
     """
 
     digest: str
     length: int
     label: int = 0
     speaker: int = 0
+    file: str = ""
 
 
 def hold_out(
@@ -33,8 +35,8 @@ def hold_out(
     """Choose what is held out.
 
     - By file: `fraction` of each label's recordings, at least one recording in all, in the order
-      of a hash of seed and samples. One that holds more than a quarter of all samples is passed
-      over, because training needs it.
+      of a hash of seed and samples; the channels of a file count as one. One that holds more than
+      a quarter of all samples is passed over, because training needs it.
     - Where every recording is as large as that (one to four long files): the end of each, the
       last `fraction` of its samples in one piece.
     - By speaker: all recordings of `fraction` of the speakers, at least of one.
@@ -64,25 +66,49 @@ def hold_out(
     if by == "speaker":
         return _speakers(units, fraction, seed), {}
     total = sum(unit.length for unit in units)
-    groups: dict[str, list[int]] = {}
-    for place, unit in enumerate(units):
-        groups.setdefault(unit.digest, []).append(place)
     fitting = [
-        digest
-        for digest, places in groups.items()
+        places
+        for places in _together(units)
         if sum(units[place].length for place in places) <= total * _LARGEST_SHARE
     ]
     if not fitting:
         return set(), {p: u.length - int(u.length * fraction) for p, u in enumerate(units)}
-    order = sorted(fitting, key=lambda digest: _rank(seed, digest))
-    chosen: list[str] = []
+    order = sorted(fitting, key=lambda places: _rank(seed, min(units[p].digest for p in places)))
+    chosen: list[list[int]] = []
     for label in sorted({unit.label for unit in units}):
-        own = [d for d in order if units[groups[d][0]].label == label]
+        own = [places for places in order if units[places[0]].label == label]
         # Whole classes stay in training, too.
         wanted = min(round(len(own) * fraction), len(own) - 1)
         chosen += own[: max(wanted, 0)]
     chosen = chosen or order[:1]
-    return {place for digest in chosen for place in groups[digest]}, {}
+    return {place for places in chosen for place in places}, {}
+
+
+def _together(units: Sequence[Unit]) -> list[list[int]]:
+    """Places in groups, linked by equal samples or a common file."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for place, unit in enumerate(units):
+        for key in _keys(unit):
+            alike.setdefault(key, []).append(place)
+    groups: list[list[int]] = []
+    seen: set[int] = set()
+    for first in range(len(units)):
+        group: list[int] = []
+        waiting = [first]
+        while waiting:
+            place = waiting.pop()
+            if place not in seen:
+                seen.add(place)
+                group.append(place)
+                for key in _keys(units[place]):
+                    waiting += alike.pop(key, ())
+        if group:
+            groups.append(sorted(group))
+    return groups
+
+
+def _keys(unit: Unit) -> list[tuple[str, str]]:
+    return [("digest", unit.digest)] + ([("file", unit.file)] if unit.file else [])
 
 
 def _speakers(units: Sequence[Unit], fraction: float, seed: int) -> set[int]:

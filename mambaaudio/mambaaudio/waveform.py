@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from mambacore.errors import DataError, UsageError
 
 Channel = Literal["mix", "left", "right"]
+Channels = Literal["mix", "left", "right", "each"]
+"""What can be asked of a set of recordings: also every channel as a recording of its own."""
 BLOCK_FRAMES = 1 << 16
 
 
@@ -64,20 +66,46 @@ def probe(path: str | Path) -> AudioInfo:
         )
 
 
-def _choose(block: NDArray[np.float32], channel: Channel) -> NDArray[np.float32]:
-    """(frames, channels) to (frames,): the mean, or one side. Mono stays as it is."""
+def voices(channels: int, chosen: Channels) -> list[tuple[str, Channel | int]]:
+    """The recordings that a file of so many channels becomes: name, and `channel` of `stream`.
+
+    The name is empty where the file is one recording; `named` appends it to the file's.
+
+    >>> voices(2, "each"), voices(1, "each"), voices(2, "left")
+    ([('left', 0), ('right', 1)], [('', 'mix')], [('', 'left')])
+    """
+    if chosen != "each":
+        return [("", chosen)]
+    if channels == 1:
+        return [("", "mix")]
+    names = ["left", "right"] if channels == 2 else [str(i + 1) for i in range(channels)]
+    return [(name, place) for place, name in enumerate(names)]
+
+
+def named(file: str, voice: str) -> str:
+    """What messages and tables call a recording.
+
+    >>> named("a.wav", "left"), named("a.wav", "")
+    ('a.wav#left', 'a.wav')
+    """
+    return f"{file}#{voice}" if voice else file
+
+
+def _choose(block: NDArray[np.float32], channel: Channel | int) -> NDArray[np.float32]:
+    """(frames, channels) to (frames,): the mean, or one of them. Mono stays as it is."""
     if block.shape[1] == 1:
         return block[:, 0]
     if channel == "mix":
         return block.mean(axis=1, dtype=np.float32)
-    return block[:, 0 if channel == "left" else 1]
+    places = {"left": 0, "right": 1}
+    return block[:, places[channel] if isinstance(channel, str) else channel]
 
 
 def stream(
     path: str | Path,
     *,
     rate: int | None = None,
-    channel: Channel = "mix",
+    channel: Channel | int = "mix",
     start: int = 0,
     frames: int | None = None,
     block_frames: int = BLOCK_FRAMES,
@@ -88,7 +116,8 @@ def stream(
         path: any file that libsndfile reads.
         rate: sampling rate of the blocks in Hz; the file's own when None. Resampling is soxr's
             high quality, as one stream: block borders cannot be heard.
-        channel: what becomes of several channels: their mean, or the first or second.
+        channel: what becomes of several channels: their mean, the first or the second, or the
+            one of that number, from 0.
         start: first frame, at the file's rate.
         frames: how many frames from there, at the file's rate; to the end when None.
         block_frames: frames read at a time.
@@ -100,7 +129,7 @@ def stream(
         DataError: the file cannot be read, or breaks off (a frame number is named).
         UsageError: an unknown channel, a start past the end.
     """
-    if channel not in get_args(Channel):
+    if isinstance(channel, str) and channel not in get_args(Channel):
         raise UsageError(f"channel {channel!r}: choose from {', '.join(get_args(Channel))}")
     if rate is not None and rate <= 0:
         raise UsageError(f"rate is {rate} Hz; it must be positive")
@@ -138,7 +167,7 @@ def read(
     path: str | Path,
     *,
     rate: int | None = None,
-    channel: Channel = "mix",
+    channel: Channel | int = "mix",
     start: int = 0,
     frames: int | None = None,
 ) -> NDArray[np.float32]:

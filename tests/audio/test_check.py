@@ -74,6 +74,18 @@ def test_mixed_rates_and_duplicates(tmp_path: Path, wave: np.ndarray) -> None:
     assert "16000 Hz where most are 8000 Hz" in third.notes
 
 
+def test_each_channel(tmp_path: Path, wave: np.ndarray) -> None:
+    _write(tmp_path / "a.wav", np.stack([wave, wave + 0.05], 1))
+    _write(tmp_path / "b.wav", wave)
+    left, right, mono = check_folder(find(tmp_path), each=True)
+    names = [str(tmp_path / name) for name in ("a.wav#left", "a.wav#right", "b.wav")]
+    assert [left.path, right.path, mono.path] == names
+    assert left.dc == pytest.approx(mono.dc)
+    assert "DC" not in left.notes
+    assert "DC offset +0.050" in right.notes
+    assert mono.notes == f"same samples as {names[0]}"
+
+
 def test_rows_fit_the_header(tmp_path: Path, wave: np.ndarray) -> None:
     row = check_file(_write(tmp_path / "a.wav", wave)).row()
     assert len(row.split("\t")) == len(FileCheck.header().split("\t"))

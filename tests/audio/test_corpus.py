@@ -68,6 +68,47 @@ def test_other_rates_and_channels(folder: Path) -> None:
     assert _build(folder, channel="right", validation=0).recordings[0].peak == 0
 
 
+def test_each_channel_is_a_recording(folder: Path) -> None:
+    both, four = _noise(3000, 0, channels=2), _noise(2000, 1, channels=4)
+    _write(folder / "in" / "a.wav", both)
+    mono = _write(folder / "in" / "b.wav", _noise(2500, 2))
+    _write(folder / "in" / "c.wav", four)
+    lines: list[str] = []
+    corpus = _build(folder, channel="each", validation=0, lines=lines)
+    assert [r.name for r in corpus.recordings] == [
+        "a.wav#left", "a.wav#right", "b.wav", *(f"c.wav#{i}" for i in range(1, 5))
+    ]  # fmt: skip
+    for recording, wave in zip(corpus.recordings, [*both.T, mono, *four.T], strict=True):
+        assert np.array_equal(corpus.samples(recording), wave)
+    assert any("2 of them have several channels, each of which" in line for line in lines)
+    # From the cache, too; and a file with a bad channel leaves none of the others.
+    assert _build(folder, channel="each", validation=0).recordings == corpus.recordings
+    bad = np.stack([np.zeros(3000), np.full(3000, np.nan)], 1)
+    soundfile.write(folder / "in" / "a.wav", bad, 8000, subtype="FLOAT")
+    rest = _build(folder, channel="each", validation=0, skip_bad=True)
+    assert [name for name, _ in rest.skipped] == [str(folder / "in" / "a.wav")]
+    assert np.array_equal(rest.samples(rest.recordings[0]), mono)
+    assert np.array_equal(rest.samples(rest.recordings[4]), four[:, 3])
+    with pytest.raises(UsageError, match="mix, left, right, each"):
+        _build(folder, channel="both")
+
+
+def test_channels_of_a_file_are_never_on_both_sides(folder: Path) -> None:
+    for i in range(12):
+        _write(folder / "in" / f"{i}.wav", _noise(3000 + i, i, channels=1 + i % 2))
+    for seed in range(5):
+        corpus = _build(folder, channel="each", validation=0.3, seed=seed)
+        held = {r.path for r in corpus.select("val")}
+        assert 3 <= len(held) <= 4
+        assert not held & {r.path for r in corpus.select("train")}
+    for path in (folder / "in").iterdir():
+        if path.name != "1.wav":
+            path.unlink()
+    # A single file: both its channels end at the same time.
+    train, val = (_build(folder, channel="each").select(s) for s in ("train", "val"))
+    assert [r.length for r in train] == [r.start for r in val] == [2701, 2701]
+
+
 def test_gains(folder: Path) -> None:
     for i, peak in enumerate((1000, 4000)):
         wave = _noise(3000, i, peak)

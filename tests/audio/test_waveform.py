@@ -11,7 +11,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mambaaudio.waveform import probe, read, stream
+from mambaaudio.waveform import probe, read, stream, voices
 from mambaaudio.writer import WaveformWriter, to_int16
 from mambacore.errors import DataError, UsageError
 
@@ -71,6 +71,8 @@ def test_channels(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "s.wav", channel="left"), left)
     assert np.array_equal(read(tmp_path / "s.wav", channel="right"), right)
     assert np.allclose(read(tmp_path / "s.wav"), (left + right) / 2, atol=1e-7)
+    for (_, place), wave in zip(voices(2, "each"), (left, right), strict=True):
+        assert np.array_equal(read(tmp_path / "s.wav", channel=place), wave)
 
 
 def test_part_of_a_file(tmp_path: Path) -> None:

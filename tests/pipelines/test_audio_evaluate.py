@@ -75,6 +75,28 @@ def test_evaluate_and_report(run: Path, notes: Path, capsys: pytest.CaptureFixtu
     assert RATE // 5 <= len(sound) <= RATE
 
 
+def test_each_channel_trains_and_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(5):
+        waves = [melody(1, RATE, np.random.default_rng(2 * i + j)) for j in range(2)]
+        soundfile.write(tmp_path / "in" / f"{i}.wav", np.stack(waves, 1), RATE, subtype="PCM_16")
+    run = tmp_path / "run"
+    code, _, err = call(
+        capsys, "fit", "--data.samples", tmp_path / "in", "--run", run, *SMALL,
+        "--data.channel", "each", "--data.validation", "0.2",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "train 8" in err
+    options = ("--model", run, "--device", "cpu", "--split", "val", "--no-floors", "--json")
+    code, out, _ = call(capsys, "evaluate", *options)
+    left, right = (row["name"] for row in json.loads(out)["files"])
+    assert (left[-5:], right) == ("#left", left.replace("#left", "#right"))
+    code, out, _ = call(capsys, "evaluate", *options, "--channel", "right")
+    assert [row["name"] for row in json.loads(out)["files"]] == [left.removesuffix("#left")]
+
+
 def test_a_report_of_long_recordings_continues_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +126,14 @@ def test_score(run: Path, notes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [row.split("\t")[0] for row in rows] == [str(f) for f in files]
     code, out, _ = call(capsys, "score", *options, files[0], "--by-second")
     assert out.splitlines()[1].split("\t")[1] == "0"
+    wave = soundfile.read(files[0])[0]
+    both = run.parent / "both.wav"
+    soundfile.write(both, np.stack([wave, 0 * wave], 1), RATE, subtype="PCM_16")
+    code, out, _ = call(capsys, "score", *options, both, files[0], "--channel", "each")
+    left, right, alone = [row.split("\t") for row in out.splitlines()[1:]]
+    assert [left[0], right[0]] == [f"{both}#left", f"{both}#right"]
+    assert left[1:] == alone[1:]
+    assert right[2] != left[2]
     bad = run.parent / "bad.wav"
     bad.write_text("no sound")
     code, out, err = call(capsys, "score", *options, files[0], bad)

@@ -128,6 +128,7 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         (2, "{index}", ("-n", 2, *out)),
         (2, "above 0", ("--seconds", 0, *out)),
         (2, "top_p", ("--top-p", 2, *out)),
+        (2, "choose mix, left, right", ("--channel", "each", "--prompt", "x.wav", *out)),
         (2, "needs --prompt", ("--no-prompt", *out)),
         (2, "suffix", ("-o", tmp_path / "o.mp4")),
         (1, "no such folder", ("-o", tmp_path / "gone" / "o.wav")),

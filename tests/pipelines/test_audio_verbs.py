@@ -20,6 +20,10 @@ def test_check_prints_a_row_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert header.split("\t")[0] == "path"
     assert first.endswith("\t")
     assert "clipped" in second
+    soundfile.write(tmp_path / "b.wav", np.stack([noise] * 2, 1), 8000, subtype="PCM_16")
+    assert audio.main(["check", str(tmp_path), "--channel", "each"]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [Path(row.split("\t")[0]).name for row in rows] == ["a.wav", "b.wav#left", "b.wav#right"]
 
 
 def test_check_says_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,8 @@ class AudioDataOptions:
         rate: samples a second that the model works at; by default the files' own. Files at other
             rates are resampled.
         code: what a sample becomes: mulaw8, linear8, or pcm16 (two symbols, exact).
-        channel: what becomes of stereo: mix (the mean), left or right.
+        channel: what becomes of stereo: mix (the mean), left, right, or each: both channels are
+            recordings of their own, which are never split between training and validation.
         gain: level before coding: none leaves it, corpus lifts all recordings by one factor so
             that the loudest reaches full scale, file does so for each. Kept with the model and
             undone in what it generates.
@@ -42,7 +43,7 @@ class AudioDataOptions:
     samples: str = ""
     rate: int | None = None
     code: Literal["mulaw8", "linear8", "pcm16"] = "mulaw8"
-    channel: Literal["mix", "left", "right"] = "mix"
+    channel: Literal["mix", "left", "right", "each"] = "mix"
     gain: Literal["none", "file", "corpus"] = "none"
     window: int = 8192
     tokens: int = 16384

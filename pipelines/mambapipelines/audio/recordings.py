@@ -1,68 +1,19 @@
-"""The corpus of a sheet as a trained model reads it, and sounds of a run beside real ones."""
+"""Sounds of a run beside real ones, for its report."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-
-from mambaaudio.corpus import Corpus, Log, Recording, build_corpus
-from mambaaudio.model_config import WaveformConfig
-from mambaaudio.sheet import load_samples
-from mambacore.cache import default_cache_dir
+from mambaaudio.corpus import Log, Recording
 from mambacore.errors import DataError
+
+from .corpora import corpus_for, options_of
 
 if TYPE_CHECKING:
     import torch
 
     from mambaaudio.report import Pair
-
-
-def run_of(path: Path) -> Path | None:
-    """The run folder that a ``--model`` path means: itself or, for ``RUN/model``, its parent."""
-    for folder in (path, path.absolute().parent):
-        if (folder / "config.yaml").is_file() and (folder / "model").is_dir():
-            return folder
-    return None
-
-
-def options_of(run: Path | None) -> tuple[dict[str, Any], int]:
-    """The data options of a run, and its seed; empty and 0 without one."""
-    if run is None:
-        return {}, 0
-    try:
-        values = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-        return dict(values.get("data") or {}), int(values.get("seed") or 0)
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
-        raise DataError(f"{run / 'config.yaml'} cannot be read: {error}") from error
-
-
-def corpus_for(
-    config: WaveformConfig, samples: str | Path, run: Path | None, *, skip_bad: bool, log: Log
-) -> Corpus:
-    """A sheet's recordings at the model's rate and gain, with the model's labels and speakers.
-
-    With a run its options (held-out part, seed, channel, cache) are used, so that the same
-    recordings are for validation.
-    """
-    sheet = load_samples(samples, labels=config.labels, speakers=config.speakers)
-    options, seed = options_of(run)
-    noted = config.trained_on.get("gain")
-    gain: Any = noted if noted in ("none", "file") else config.gain
-    cache = options.get("cache") or (run / "cache" if run else default_cache_dir() / "audio")
-    return build_corpus(
-        sheet,
-        cache,
-        rate=config.rate,
-        channel=options.get("channel", "mix"),
-        gain=gain,
-        validation=options.get("validation", 0.1),
-        validation_by=options.get("validation_by", "file"),
-        seed=seed,
-        skip_bad=skip_bad,
-        log=log,
-    )
 
 
 def make_pairs(
@@ -100,7 +51,7 @@ def make_pairs(
     for number, recording in enumerate(_spread(unseen, count)):
         length = min(recording.length, round(seconds * corpus.rate))
         real = corpus.samples(recording, 0, length).astype(np.float32) / np.float32(32768)
-        name = recording.path.name
+        name = recording.name
         if config.end_event and recording.label_id:
             label = corpus.labels[recording.label_id - 1]
             log(f"generating a clip of {label} beside {name}")

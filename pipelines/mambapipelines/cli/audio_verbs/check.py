@@ -15,11 +15,17 @@ def main(argv: list[str], prog: str) -> int:
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="sound files, or folders that are searched"
     )
+    parser.add_argument(
+        "--channel",
+        choices=("all", "each"),
+        default="all",
+        help="of several channels: a row for all, or for each, FILE#left (default: all)",
+    )
     arguments = parser.parse_args(argv)
     from mambaaudio.check import FileCheck, check_folder, find
 
     files = [file for path in arguments.paths for file in find(path)]
     print(FileCheck.header())
-    for check in check_folder(files):
+    for check in check_folder(files, each=arguments.channel == "each"):
         print(check.row())
     return 0

@@ -24,6 +24,11 @@ def _parser(prog: str) -> Parser:
         "--samples", metavar="SHEET", help="sheet, folder or pattern (default: the run's own)"
     )
     parser.add_argument(
+        "--channel",
+        choices=("mix", "left", "right", "each"),
+        help="of several channels: their mean, one, or each as FILE#left (default: as the run)",
+    )
+    parser.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="(default: test)"
     )
     parser.add_argument(
@@ -79,7 +84,7 @@ def main(argv: list[str], prog: str) -> int:
     from mambaaudio.model import WaveformModel
     from mambacore.errors import UsageError
 
-    from ...audio.recordings import corpus_for, options_of, run_of
+    from ...audio.corpora import corpus_for, options_of, run_of
 
     device = device_of(arguments)
     model = WaveformModel.from_pretrained(arguments.model, device=device)
@@ -87,7 +92,14 @@ def main(argv: list[str], prog: str) -> int:
     samples = arguments.samples or options_of(run)[0].get("samples")
     if not samples:
         raise UsageError("--samples is missing: name a sheet or a folder of recordings.")
-    corpus = corpus_for(model.config, samples, run, skip_bad=arguments.skip_bad, log=_log)
+    corpus = corpus_for(
+        model.config,
+        samples,
+        run,
+        channel=arguments.channel,
+        skip_bad=arguments.skip_bad,
+        log=_log,
+    )
     chunk = arguments.batch_size
     scorer = Scorer(model, precision=precision_of(arguments, device), chunk=chunk)
     evaluation = evaluate(

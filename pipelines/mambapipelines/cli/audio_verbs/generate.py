@@ -157,6 +157,7 @@ class _Run:
             seed=clips[0].seed,
             prompt_start=given.prompt_start,
             prompt_seconds=given.prompt_seconds,
+            prompt_channel=given.channel,
             notice=self.say,
         )
         prompt = None if given.no_prompt else session.prompt

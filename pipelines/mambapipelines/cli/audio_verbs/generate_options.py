@@ -8,6 +8,7 @@ from mambacore.errors import UsageError
 
 from ..arguments import Parser, add_model, positive
 
+_CHANNELS = ("mix", "left", "right")
 DEPTHS = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
 
 
@@ -63,6 +64,12 @@ def make_parser(prog: str) -> Parser:
         type=_above_zero,
         metavar="S",
         help="how much of it (default: to its end)",
+    )
+    group.add_argument(
+        "--channel",
+        metavar="mix|left|right",
+        default="mix",
+        help="what is heard of a prompt of several channels (default: mix, their mean)",
     )
     group.add_argument("--no-prompt", action="store_true", help="leave it out of the output")
     group.add_argument(
@@ -131,6 +138,11 @@ def check(arguments: argparse.Namespace) -> None:
         for name in ("no_prompt", "prompt_start", "prompt_seconds"):
             if getattr(arguments, name):
                 raise UsageError(f"--{name.replace('_', '-')} needs --prompt.")
+    if arguments.channel not in _CHANNELS:
+        raise UsageError(
+            f"--channel {arguments.channel}: a prompt is one recording; choose "
+            f"{', '.join(_CHANNELS)}."
+        )
     if arguments.seed < 0:
         raise UsageError(f"--seed is {arguments.seed}; give 0 or more.")
     if arguments.output == "-":

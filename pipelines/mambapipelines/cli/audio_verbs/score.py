@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..arguments import Parser, add_inference, add_model, device_of, precision_of
+
+if TYPE_CHECKING:
+    from mambaaudio.scoring import FileScore
 
 
 def _parser(prog: str) -> Parser:
@@ -22,7 +26,12 @@ def _parser(prog: str) -> Parser:
     parser.add_argument("--floor", action="store_true", help="also linear prediction's bits")
     parser.add_argument("--label", help="the recordings' label")
     parser.add_argument("--speaker", help="the recordings' speaker")
-    parser.add_argument("--channel", choices=("mix", "left", "right"), default="mix")
+    parser.add_argument(
+        "--channel",
+        choices=("mix", "left", "right", "each"),
+        default="mix",
+        help="of several channels: their mean, one, or each with a row FILE#left (default: mix)",
+    )
     parser.add_argument("--skip-bad", action="store_true", help="go on after an unreadable file")
     add_inference(parser)
     return parser
@@ -34,7 +43,7 @@ def main(argv: list[str], prog: str) -> int:
     from mambaaudio.bits import Scorer
     from mambaaudio.model import WaveformModel
     from mambaaudio.scoring import score_file
-    from mambaaudio.waveform import probe
+    from mambaaudio.waveform import probe, voices
     from mambacore.errors import DataError
 
     device = device_of(arguments)
@@ -49,36 +58,36 @@ def main(argv: list[str], prog: str) -> int:
         print("file\tseconds\tbits_per_sample" + ("\tlinear_prediction" if arguments.floor else ""))
     for path in arguments.files:
         try:
-            _note_rate(path, model.config.rate)
-            score = score_file(
-                scorer,
-                Path(path),
-                label=arguments.label,
-                speaker=arguments.speaker,
-                channel=arguments.channel,
-                floor=arguments.floor,
-                progress=_Progress(path) if sys.stderr.isatty() else None,
-            )
+            info = probe(path)
+            if info.rate != model.config.rate:
+                rates = f"from {info.rate} Hz to {model.config.rate} Hz"
+                print(f"{path}: resampled {rates}", file=sys.stderr)
+            for voice, channel in voices(info.channels, arguments.channel):
+                score = score_file(
+                    scorer,
+                    Path(path),
+                    label=arguments.label,
+                    speaker=arguments.speaker,
+                    channel=channel,
+                    voice=voice,
+                    floor=arguments.floor,
+                    progress=_Progress(path) if sys.stderr.isatty() else None,
+                )
+                _print(score, by_second=arguments.by_second)
         except DataError as error:
             if not arguments.skip_bad:
                 raise
             print(f"left out {error}", file=sys.stderr)
-            continue
-        if arguments.by_second:
-            for second, bits in enumerate(score.by_second):
-                print(f"{score.path}\t{second}\t{bits:.4f}")
-        else:
-            floor = "" if score.floor is None else f"\t{score.floor:.4f}"
-            print(f"{score.path}\t{score.seconds:.3f}\t{score.bits:.4f}{floor}", flush=True)
     return 0
 
 
-def _note_rate(path: str, rate: int) -> None:
-    from mambaaudio.waveform import probe
-
-    info = probe(path)
-    if info.rate != rate:
-        print(f"{path}: resampled from {info.rate} Hz to {rate} Hz", file=sys.stderr)
+def _print(score: FileScore, *, by_second: bool) -> None:
+    if by_second:
+        for second, bits in enumerate(score.by_second):
+            print(f"{score.path}\t{second}\t{bits:.4f}")
+    else:
+        floor = "" if score.floor is None else f"\t{score.floor:.4f}"
+        print(f"{score.path}\t{score.seconds:.3f}\t{score.bits:.4f}{floor}", flush=True)
 
 
 class _Progress:
