@@ -14,11 +14,20 @@ a GPU uses:
     backward pass of a mixer over t <= T positions (a piece)
         t a (9 E + R + 4 N + d) + 8 t N groups + S(t) + scratch
         and the gradients that come in, T d (a + r), T d a where a = r; with pieces T d a more
+    forward pass of the last block, whose norm after it is still to come (- T d r)
+        4 T d the float32 embeddings, which their caller holds meanwhile; 0 where they are the
+                stream of the first block (a float32 stream)
+        T d a   the block's input, and then the larger of
+        mixer   t a (5 E + R + 2 N + 2 d), with pieces also T d r + (T - t) d a
+        pieces  T d (2 a + 2 r): the stream that came in, and output and stream once in pieces and
+                once joined, of which the pieces of the stream are kept anyway
     head, with its gradient
-        pooling T d a; chunked loss 2 T d a; whole logits 2 T d a + T V (2 a + 12)
+        pooling T d (a + 8), a float64 copy; chunked loss 2 T d a; whole logits
+        2 T d a + T V (2 a + 12)
 
-The largest moment is the backward pass of the last block, or the head's if that is larger, while
-everything is still kept.
+The largest moment is the backward pass of the last block, while everything is still kept; the
+head's, if that is larger; or, with many pieces, the end of the forward pass: what one piece's
+backward pass takes does not grow with the length, but joining the pieces does.
 """
 
 from __future__ import annotations
@@ -55,7 +64,8 @@ class Memory:
 
     parameters, gradients, optimizer: float32, and AdamW's two moments. activations: what is kept
     from the forward pass to the backward pass. block: the most that one block's backward pass
-    adds. loss: what the head, the loss and their gradients add. total: the most at one moment.
+    adds. forward: the most that the forward pass adds to what is kept after it. loss: what the
+    head, the loss and their gradients add. total: the most at one moment.
     """
 
     parameters: int
@@ -63,13 +73,14 @@ class Memory:
     optimizer: int
     activations: int
     block: int
+    forward: int
     loss: int
 
     @property
     def total(self) -> int:
         """Bytes at the largest moment."""
         weights = self.parameters + self.gradients + self.optimizer
-        return weights + self.activations + max(self.block, self.loss)
+        return weights + self.activations + max(self.block, self.forward, self.loss)
 
 
 def memory_of_training(
@@ -113,7 +124,8 @@ def memory_of_training(
     if head not in HEADS:
         raise UsageError(f"head {head!r} is not one of {', '.join(HEADS)}")
     a = 2 if autocast else 4
-    r = {"float32": 4, "bfloat16": 2, "model": a}[residual_dtype or config.residual_dtype]
+    residual = residual_dtype or config.residual_dtype
+    r = {"float32": 4, "bfloat16": 2, "model": a}[residual]
     d, positions = config.d_model, batch * length
     stream, branch_input = positions * d * r, positions * d * a
     mask = positions * d if config.dropout and checkpointing != "block" else 0
@@ -123,7 +135,11 @@ def memory_of_training(
     weights_of_layer = parameter_count(config) // config.n_layer
 
     kept = stream + 8 * positions
-    most = 0
+    embeddings = 4 * positions * d
+    if residual != "bfloat16":  # then they are the first block's stream
+        kept += embeddings - stream if residual == "model" else 0
+        embeddings = 0
+    most = forward = 0
     for name in config.layer_names:
         mixer = _Mixer.of(config, name)
         split = piece is not None and mixer.directions == 1
@@ -140,6 +156,13 @@ def memory_of_training(
         waiting = branch_input if span < length else 0
         most = max(most, gradients + waiting + working - mlp_kept)
         most = max(most, gradients + mlp_working * span // length)
+        inside = max(mixer.forward(batch, span, a), _mlp_forward(config, batch * span, a))
+        if checkpointing != "none":
+            inside += batch * span * d * a
+        if span < length:
+            # Output and stream lie there in pieces and are then joined; the stream came in joined.
+            inside = stream + max(inside + branch_input, 2 * branch_input + stream)
+        forward = max(forward, embeddings + branch_input + inside)
     weights = 4 * parameter_count(config)
     return Memory(
         parameters=weights,
@@ -147,6 +170,7 @@ def memory_of_training(
         optimizer=2 * weights,
         activations=kept,
         block=most - stream,  # the last norm's is gone by then
+        forward=forward - stream,  # and not yet there in the forward pass
         loss=_head(config, head, positions, a),
     )
 
@@ -163,6 +187,13 @@ def _mlp(
     if mode == "none":
         return stream + inside + mask, 5 * hidden
     return stream, inside + mask + 5 * hidden
+
+
+def _mlp_forward(config: ModelConfig, positions: int, a: int) -> int:
+    """What an MLP's forward pass makes: two halves, the gate, their product, the output."""
+    if not config.mlp_expand:
+        return 0
+    return positions * a * (4 * round(config.mlp_expand * config.d_model) + config.d_model)
 
 
 def parameter_count(config: ModelConfig) -> int:
@@ -185,8 +216,8 @@ def _backbone_parameters(config: str) -> int:
 
 def _head(config: ModelConfig, head: str, positions: int, a: int) -> int:
     hidden = positions * config.d_model * a
-    if head == "pooling":
-        return hidden
+    if head == "pooling":  # of a mean the sum is in float64, for which PyTorch makes a copy
+        return hidden + 8 * positions * config.d_model
     logits = positions * (config.vocab_size or 1)
     if head == "chunked":
         return 2 * hidden + 12 * min(logits, _LOSS_CHUNK)
@@ -237,6 +268,11 @@ class _Mixer:
     def _states(self, batch: int, length: int) -> int:
         chunks = -(-length // _chunks(batch, length, self.E, self.N)[0])
         return 4 * batch * chunks * (self.N + 1) * self.E if chunks > 1 else 0
+
+    def forward(self, batch: int, span: int, a: int) -> int:
+        """What the fused mixer's forward pass makes, its output with it."""
+        t = batch * span
+        return t * a * (5 * self.E + self.R + 2 * self.N + self.d * (2 * self.directions - 1))
 
     def backward(self, batch: int, span: int, a: int, backend: str) -> int:
         """The most that the fused mixer's backward pass holds, with its input computed again."""
