@@ -83,8 +83,10 @@ def chunked_cross_entropy(
     """
     _check(hidden, weight, targets, mask, chunk)
     vocabulary = weight.shape[0]
-    count = torch.tensor(targets.numel(), device=hidden.device)
-    if mask is not None:
+    if mask is None:
+        # Made on the device: a recorded step cannot copy from the host.
+        count = torch.full((), targets.numel(), device=hidden.device)
+    else:
         count = mask.sum()
         targets = torch.where(mask, targets, 0)
         mask = mask.flatten()

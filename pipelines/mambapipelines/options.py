@@ -77,6 +77,9 @@ class TrainerOptions:
             memory_budget (on a CPU without a budget, everything).
         memory_budget: what a step may take of the device's memory, e.g. 40GiB, for auto; by default
             the GPU's.
+        cuda_graphs: record forward and backward pass once a shape of batch and replay them, on one
+            GPU: several times as fast where a model has many small layers, which Python cannot
+            launch as fast as they run.
         gradient_clip_val: largest norm of the gradient; 0 switches clipping off.
         max_skipped_steps: steps in a row with a loss or gradient that is not finite, none of which
             is applied, that end the training; 0 never ends it.
@@ -102,6 +105,7 @@ class TrainerOptions:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     checkpointing: Literal["auto", "none", "selective", "block"] = "auto"
     memory_budget: str | None = None
+    cuda_graphs: bool = False
     gradient_clip_val: float = 1.0
     max_skipped_steps: int = 20
     accumulate_grad_batches: int = 1
@@ -138,6 +142,15 @@ class TrainerOptions:
             self.checkpointing,
             "auto where a --trainer.memory_budget is given",
         )
+
+        for name, single in (("accumulate_grad_batches", 1), ("sequence_parallel", 1)):
+            value = getattr(self, name)
+            require(
+                not self.cuda_graphs or value == single,
+                f"--trainer.{name}",
+                value,
+                f"{single} with --trainer.cuda_graphs",
+            )
 
     @property
     def budget_bytes(self) -> int | None:

@@ -175,6 +175,10 @@ def build_trainer(options: TrainerOptions, callbacks: list, run: Run) -> Trainer
     except (ValueError, TypeError) as error:
         raise UsageError(f"the trainer options were refused: {error}") from None
     check_division(trainer.world_size, options.sequence_parallel)
+    if options.cuda_graphs and trainer.world_size > 1:
+        raise UsageError(
+            f"--trainer.cuda_graphs works with one process, not {trainer.world_size}: leave it out."
+        )
     return trainer
 
 
@@ -254,6 +258,9 @@ def train(
             module.load_state_dict(checkpoints.read(resume)["state_dict"])
             return Outcome(position, saved["ended"], saved["best_step"])
         pace.load_state_dict(saved["pace"])
+    replayed = getattr(module, "replayed", None)
+    if replayed is not None:
+        replayed.enabled = trainer_options.cuda_graphs
     if trainer_options.sequence_parallel > 1:
         check_layers(module, trainer_options.sequence_parallel)
     clock, flag = Clock(before), StopFlag()
@@ -283,6 +290,8 @@ def train(
         raise found or error from None
     finally:
         flag.remove()
+        if replayed is not None:
+            replayed.clear()
         if progress:
             progress.close()
     device = str(trainer.strategy.root_device)

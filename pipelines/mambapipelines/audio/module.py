@@ -3,17 +3,60 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mambaaudio.model import WaveformModel
 
 from ..optimizers import adamw
 from ..options import OptimizerOptions
+from ..replay import ReplayedLoss
 from .data import Batch
+
+
+class WaveformLoss(nn.Module):
+    """``(codes, mask, counted, label, speaker) -> (loss, bits)`` of a training batch.
+
+    Args:
+        model: the model.
+        label_dropout, speaker_dropout: probability of hiding a row's label or speaker.
+    """
+
+    def __init__(
+        self, model: WaveformModel, label_dropout: float = 0.0, speaker_dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self._dropout = (label_dropout, speaker_dropout)
+
+    def forward(
+        self, codes: Tensor, mask: Tensor, counted: Tensor, label: Tensor, speaker: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Mean nats a symbol, and bits a real sample without a gradient."""
+        label, speaker = _hidden(label, self._dropout[0]), _hidden(speaker, self._dropout[1])
+        nats = nats_of(self.model, codes, label, speaker)
+        loss = (nats * mask).sum() / mask.sum()
+        # A row of a clip's tail alone has no real samples.
+        real = counted.sum().clamp(min=1)
+        bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
+        return loss, bits
+
+
+def nats_of(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
+    """(B, L) cross entropy of every symbol, padding included."""
+    codes = codes.long()
+    logits, _ = model(model.shift(codes), label=label, speaker=speaker)
+    flat = functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
+    return flat.view_as(codes)
+
+
+def bits_per_sample(model: WaveformModel) -> float:
+    """Nats a symbol to bits a sample."""
+    return model.config.symbols_per_sample / math.log(2)
 
 
 class WaveformModule(LightningModule):
@@ -40,33 +83,13 @@ class WaveformModule(LightningModule):
         super().__init__()
         self.model = model
         self._optimizer = optimizer
-        self._dropout = (label_dropout, speaker_dropout)
+        self.replayed = ReplayedLoss(partial(WaveformLoss, model, label_dropout, speaker_dropout))
         self._sums = torch.zeros(4, dtype=torch.float64)
-
-    def _nats(self, batch: Batch, label: Tensor, speaker: Tensor) -> Tensor:
-        """(B, L) cross entropy of every symbol, padding included."""
-        codes = batch.codes.long()
-        logits, _ = self.model(self.model.shift(codes), label=label, speaker=speaker)
-        flat = functional.cross_entropy(
-            logits.flatten(0, 1).float(), codes.flatten(), reduction="none"
-        )
-        return flat.view_as(codes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss and bits of a batch."""
-        label = _hidden(batch.label, self._dropout[0])
-        speaker = _hidden(batch.speaker, self._dropout[1])
-        nats = self._nats(batch, label, speaker)
-        loss = (nats * batch.mask).sum() / batch.mask.sum()
-        # A row of a clip's tail alone has no real samples.
-        real = batch.counted.sum().clamp(min=1)
-        bits = (nats.detach() * batch.counted).sum() / real * self._bits_per_sample
+        loss, bits = self.replayed(*batch)
         return {"loss": loss, "bits": bits}
-
-    @property
-    def _bits_per_sample(self) -> float:
-        """Nats a symbol to bits a sample."""
-        return self.model.config.symbols_per_sample / math.log(2)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -74,7 +97,7 @@ class WaveformModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up nats and symbols, of all and of real samples; labels and speakers are told."""
-        nats = self._nats(batch, batch.label, batch.speaker)
+        nats = nats_of(self.model, batch.codes, batch.label, batch.speaker)
         parts = []
         for chosen in (batch.mask, batch.counted):
             parts += [(nats * chosen).sum(dtype=torch.float64), chosen.sum().double()]
@@ -87,7 +110,10 @@ class WaveformModule(LightningModule):
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
             assert isinstance(sums, Tensor)
         self.log_dict(
-            {"val/loss": sums[0] / sums[1], "val/bits": sums[2] / sums[3] * self._bits_per_sample}
+            {
+                "val/loss": sums[0] / sums[1],
+                "val/bits": sums[2] / sums[3] * bits_per_sample(self.model),
+            }
         )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

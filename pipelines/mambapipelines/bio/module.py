@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mambabio.alphabet import PAD
@@ -12,7 +14,23 @@ from mambabio.classifier import SpeciesClassifier
 
 from ..optimizers import adamw
 from ..options import OptimizerOptions
+from ..replay import ReplayedLoss
 from .data import Batch, Packed
+
+
+class SpeciesLoss(nn.Module):
+    """``(tokens, labels) -> (loss, accuracy)`` of a training batch."""
+
+    def __init__(self, model: SpeciesClassifier, smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self._smoothing = smoothing
+
+    def forward(self, tokens: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Training windows are never padded."""
+        logits = self.model(tokens)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
+        return loss, (logits.argmax(1) == labels).float().mean()
 
 
 class SpeciesModule(LightningModule):
@@ -34,16 +52,15 @@ class SpeciesModule(LightningModule):
         self.model = model
         self._optimizer = optimizer
         self._smoothing = label_smoothing
+        self.replayed = ReplayedLoss(partial(SpeciesLoss, model, label_smoothing))
         self._sums = torch.zeros(len(model.labels), 3, dtype=torch.float64)
 
     def training_step(self, batch: Batch | Packed, batch_idx: int) -> dict[str, Tensor]:
         """Loss and accuracy of a batch."""
         if isinstance(batch, Packed):
             return self._packed_step(batch)
-        tokens, _, labels = batch  # training windows are never padded
-        logits = self.model(tokens)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self._smoothing)
-        return {"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()}
+        loss, accuracy = self.replayed(batch.tokens, batch.labels)
+        return {"loss": loss, "accuracy": accuracy}
 
     def _packed_step(self, batch: Packed) -> dict[str, Tensor]:
         """Each segment of each row counts once, however long it is."""

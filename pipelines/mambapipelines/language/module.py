@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambabio.alphabet import PAD
 from mambabio.language import SCORED
@@ -16,10 +17,25 @@ from mambacore.losses import LossSum, chunked_cross_entropy
 
 from ..optimizers import adamw
 from ..options import OptimizerOptions
+from ..replay import ReplayedLoss
 from ..state_carry import carried_loss
 from .data import Batch
 
 BITS = 1 / math.log(2)
+
+
+class LanguageLoss(nn.Module):
+    """``(tokens, targets) -> (nats of all scored bases,)`` of a batch that is read whole."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor]:
+        """The sum, not the mean: how many count is for all ranks to say."""
+        hidden, _ = self.model.hidden(tokens)
+        mask = targets < SCORED
+        return (chunked_cross_entropy(hidden, self.model.head_weight, targets, mask=mask).total,)
 
 
 class LanguageModule(LightningModule):
@@ -50,6 +66,7 @@ class LanguageModule(LightningModule):
         self._optimizer = optimizer
         self._segment = segment
         self._carry_gradient = carry_gradient
+        self.replayed = ReplayedLoss(partial(LanguageLoss, model))
         self._sums = torch.zeros(2, dtype=torch.float64)
 
     def loss_sum(self, batch: Batch, state: Any = None) -> tuple[LossSum, Any]:
@@ -74,7 +91,9 @@ class LanguageModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Loss, also in bits."""
-        loss = self.total(batch) / self._count_a_rank(batch)
+        whole = batch.segments is None and self._segment is None
+        total = self.replayed(batch.tokens, batch.targets)[0] if whole else self.total(batch)
+        loss = total / self._count_a_rank(batch)
         figures = {"loss": loss, "bits": loss.detach() * BITS}
         if batch.segments is not None:
             figures["padding"] = (batch.tokens == PAD).float().mean()
