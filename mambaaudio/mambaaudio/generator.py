@@ -18,7 +18,7 @@ from mambaaudio.engines import choose
 from mambaaudio.guard import Finding, Guard
 from mambaaudio.model import WaveformModel, WaveformState
 from mambaaudio.model_config import WaveformConfig
-from mambaaudio.prompts import Notice, Prompt, Source, load_prompt
+from mambaaudio.prompts import Notice, Prompt, Source, load_prompt, side_by_side
 from mambaaudio.ranking import bits_per_sample
 from mambaaudio.sampling import Sampling, Uniforms
 from mambaaudio.waveform import Channel
@@ -50,7 +50,8 @@ class Generated:
 
     waveforms: float32 (n,) each, the prompt left out. rate: in Hz. seeds: one a row.
     log_probabilities: (n,) each, nats a sample; log_likelihood: (rows,) their sums, and of the
-    end event. prompt: (n,) as the model heard it, or None. findings: of the guard, by row.
+    end event. prompt: (n,) as the model heard it, or None; (rows, n) where each row had its own.
+    findings: of the guard, by row.
     """
 
     waveforms: list[NDArray[np.float32]]
@@ -72,8 +73,8 @@ class Generated:
 class Session:
     """Rows under way: `blocks(seconds)` makes the next seconds of each, again and again.
 
-    Memory is constant whatever the length. `prompt` is what the model heard, `log_likelihood`
-    (rows,) the sum so far in nats, `guards` one a row.
+    Memory is constant whatever the length. `prompt` is what the model heard (None, (n,) or
+    (rows, n)), `log_likelihood` (rows,) the sum so far in nats, `guards` one a row.
     """
 
     def __init__(
@@ -90,8 +91,12 @@ class Session:
         self.prompt = None if prompt is None else prompt.waveform
         self.log_likelihood = np.zeros(len(self.seeds))
         self.ended = np.zeros(len(self.seeds), np.bool_)
-        level = None if prompt is None else float(np.std(prompt.waveform))
-        self.guards = [Guard(self.rate, level) for _ in self.seeds]
+        rows = len(self.seeds)
+        levels: Any = [None] * rows
+        if prompt is not None:
+            heard = prompt.waveform.reshape(len(prompt.codes), -1)
+            levels = np.broadcast_to(np.std(heard, axis=1), rows).tolist()
+        self.guards = [Guard(self.rate, level) for level in levels]
         self.findings: list[list[Finding]] = [[] for _ in self.seeds]
         self._made = 0
         self._code = code(self.config.code)
@@ -99,8 +104,9 @@ class Session:
         state = None
         last = label.new_full(label.shape, self.config.start)
         if prompt is not None:
-            state = _prime(model, prompt.codes.to(model.device), label, speaker)
-            last = last.new_full(last.shape, int(prompt.codes[0, -1]))
+            codes = prompt.codes.to(model.device)
+            state = _prime(model, codes, label, speaker)
+            last = codes[:, -1].expand(rows).clone()
         self._engine = choose(model, engine)(
             model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
         )
@@ -183,7 +189,7 @@ class Generator:
 
     def begin(
         self,
-        prompt: Source | None = None,
+        prompt: Source | Sequence[Source] | None = None,
         *,
         label: Names = None,
         speaker: Names = None,
@@ -202,7 +208,7 @@ class Generator:
 
         Args:
             prompt: a recording to go on from, a file or samples (n,): the state is exactly that
-                after hearing it. None begins from nothing.
+                after hearing it. None begins from nothing. A list has one a row, of one length.
             label, speaker: names that the model knows; one for all rows, or one a row.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
             temperature, top_k, top_p: see `Sampling`.
@@ -223,10 +229,13 @@ class Generator:
             _numbers("label", label, self.config.label_id, batch),
             _numbers("speaker", speaker, self.config.speaker_id, batch),
         )
-        heard = None
-        if prompt is not None:
-            heard = load_prompt(
-                prompt,
+        several = isinstance(prompt, list | tuple)
+        given: list[Any] = list(prompt) if several else [] if prompt is None else [prompt]
+        if several and len(given) != batch:
+            raise UsageError(f"{len(given)} prompts for {batch} rows; give one, or one a row")
+        prompts = [
+            load_prompt(
+                source,
                 self.config,
                 rate=prompt_rate,
                 start=prompt_start,
@@ -234,10 +243,15 @@ class Generator:
                 channel=prompt_channel,
                 notice=notice or _warn,
             )
+            for source in given
+        ]
+        heard = side_by_side(prompts) if several else prompts[0] if prompts else None
         seeds = range(seed, seed + batch)
         return Session(self.model, seeds, sampling, heard, conditions, self.engine)
 
-    def generate(self, seconds: float, prompt: Source | None = None, **options: Any) -> Generated:
+    def generate(
+        self, seconds: float, prompt: Source | Sequence[Source] | None = None, **options: Any
+    ) -> Generated:
         """`seconds` of sound, or less where the end event comes first; options as for `begin`.
 
         Raises:
@@ -262,10 +276,12 @@ class Generator:
 
 @torch.no_grad()
 def _prime(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) -> WaveformState:
-    """The state before the last code (1, L) of a prompt is fed, for every row of the conditions."""
-    # Rows under equal conditions hear the same: one of each is enough.
-    pairs = torch.stack([label, speaker], 1)
-    distinct, which = pairs.unique(dim=0, return_inverse=True)
+    """The state before the last code of a prompt (1 or rows, L) is fed, for every row of the
+    conditions."""
+    distinct = torch.stack([label, speaker], 1)
+    which = torch.arange(len(distinct), device=distinct.device)
+    if len(codes) == 1:  # rows under equal conditions hear the same: one of each is enough
+        distinct, which = distinct.unique(dim=0, return_inverse=True)
     inputs, state = model.shift(codes).expand(len(distinct), -1), None
     conditions = {"label": distinct[:, 0], "speaker": distinct[:, 1]}
     for first in range(0, inputs.shape[1], _PRIMING):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import get_args
@@ -24,7 +24,8 @@ Source = str | PathLike[str] | NDArray[np.floating] | Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """codes: (1, L) int64; waveform: (n,) float32, what the codes stand for, gain undone."""
+    """codes: (1, L) int64; waveform: (n,) float32, what the codes stand for, gain undone. Of
+    several rows that hear each their own: (rows, L) and (rows, n)."""
 
     codes: Tensor
     waveform: NDArray[np.float32]
@@ -100,6 +101,24 @@ def load_prompt(
     coder = code(config.code)
     codes = coder.encode(scaled)
     return Prompt(codes[None], (coder.decode(codes) / config.gain).numpy())
+
+
+def side_by_side(prompts: Sequence[Prompt]) -> Prompt:
+    """A prompt a row.
+
+    Raises:
+        UsageError: they differ in length, so that rows would not be in step.
+    """
+    lengths = sorted({len(prompt.waveform) for prompt in prompts})
+    if len(lengths) > 1:
+        raise UsageError(
+            f"the prompts of a batch have {lengths[0]:,} to {lengths[-1]:,} samples at the "
+            "model's rate; cut them to one length (prompt_seconds), or go on from them one by one"
+        )
+    return Prompt(
+        torch.cat([prompt.codes for prompt in prompts]),
+        np.stack([prompt.waveform for prompt in prompts]),
+    )
 
 
 def _stretch(

@@ -112,6 +112,24 @@ def test_going_on_after_a_prompt_is_going_on_after_having_made_it() -> None:
     assert np.array_equal(rest.prompt, whole.waveforms[0][:half])
 
 
+def test_rows_go_on_from_prompts_of_their_own() -> None:
+    model = _model(labels=("a", "b"))
+    prompts = [TONE[:333], 0.3 * TONE[100:433], np.zeros(333, np.float32)]
+    options = {"label": ["a", "b", "a"], "batch": 3, "seed": 7}
+    for engine in ("torch", "compiled"):
+        generator = Generator(model, engine=engine)
+        together = generator.generate(0.02, prompts, **options)
+        for row, prompt in enumerate(prompts):
+            label = options["label"][row]
+            alone = generator.generate(0.02, prompt, label=label, seed=7 + row)
+            assert np.array_equal(together.waveforms[row], alone.waveforms[0])
+            assert np.array_equal(together.prompt[row], alone.prompt)
+    with pytest.raises(UsageError, match="2 prompts for 3 rows"):
+        generator.generate(0.02, prompts[:2], **options)
+    with pytest.raises(UsageError, match="300 to 333 samples"):
+        generator.generate(0.02, [prompts[0], prompts[1], TONE[:300]], **options)
+
+
 def test_the_end_event_stops_its_row_alone() -> None:
     model = _model(end_event=True)
     with torch.no_grad():
