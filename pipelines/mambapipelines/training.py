@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from mambacore.errors import DataError, UsageError
 
 from . import checkpoints, quiet
-from .callbacks import Clock, RunKeeper, StepKeeper
+from .clock import Clock
 from .guards import StepGuard, explain_loading
 from .interrupt import StopFlag
 from .loading import BatchMaker, StepDataset, StepSampler, lag, loader
@@ -25,8 +25,10 @@ from .options import OptimizerOptions, TrainerOptions
 from .parallel.strategy import NAME, SequenceParallelStrategy, check_division, check_layers
 from .parallel.watch import Watch
 from .progress import Progress
+from .run_keeper import RunKeeper
 from .runs import Run
 from .schedule import Pace, Stage, stage_at
+from .step_keeper import StepKeeper
 
 
 class StepData(LightningDataModule):

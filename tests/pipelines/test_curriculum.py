@@ -81,11 +81,11 @@ def test_with_a_time_budget_a_resumed_stage_never_goes_back(
     """The clock moves the stages: time spent before the interruption counts."""
     budget: TrainerOptions = dataclasses.replace(EVERY, max_steps=100_000, max_time="30s")
     folder = tmp_path / "run"
-    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    monkeypatch.setattr("mambapipelines.clock.time", FakeClock())
     with pytest.raises(Interrupted):
         run_toy(folder, trainer=budget, data=ToyData(0, signal.SIGTERM, 40))
     before = windows(folder)
-    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    monkeypatch.setattr("mambapipelines.clock.time", FakeClock())
     run_toy(folder, trainer=budget)
     after = windows(folder)
     assert {step: after[step] for step in before} == before

@@ -15,10 +15,10 @@ import torch
 from helpers import assert_close
 from mambacore import UsageError
 from mambapipelines import checkpoints
-from mambapipelines.callbacks import seed_step
 from mambapipelines.metrics_file import read_rows
 from mambapipelines.options import TrainerOptions
 from mambapipelines.parallel.strategy import NAME, SequenceParallelStrategy
+from mambapipelines.step_keeper import seed_step
 from mambapipelines.training import _strategy, build_trainer
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -174,12 +174,12 @@ class FakeClock:
 def test_a_time_budget_ends_the_training_and_bends_the_schedules(tmp_path, monkeypatch):
     """With steps to spare, learning rate and length follow the clock, over a resume too."""
     budget = dataclasses.replace(TRAINER, max_steps=100_000, max_time="60s", log_every_n_steps=1)
-    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    monkeypatch.setattr("mambapipelines.clock.time", FakeClock())
     with pytest.raises(Interrupted):
         run_toy(tmp_path / "run", trainer=budget, data=ToyData(0, signal.SIGTERM, 100))
     before = checkpoints.read(tmp_path / "run/checkpoints/last.ckpt")[checkpoints.POSITION]
     assert 5 < before["elapsed"] < 55
-    monkeypatch.setattr("mambapipelines.callbacks.time", FakeClock())
+    monkeypatch.setattr("mambapipelines.clock.time", FakeClock())
     result = run_toy(tmp_path / "run", trainer=budget)
     assert "the time of 60s is used up" in result.ended
     rows = [row for row in read_rows(tmp_path / "run" / "metrics.csv") if "lr" in row]
