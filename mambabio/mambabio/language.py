@@ -18,6 +18,7 @@ from mambabio.sheet import Split
 from mambabio.store import SequenceStore
 from mambabio.windows import TrainingWindows, WindowSet, tile_windows
 from mambacore.errors import DataError
+from mambacore.inputs import file_sha256
 
 if TYPE_CHECKING:
     from mambabio.classifier import SpeciesClassifier
@@ -81,7 +82,7 @@ class LanguageWindows:
 
     def check(self, window: int) -> None:
         """Raise `DataError` unless there are windows of that length."""
-        self._windows.positions(window + 1)
+        self._windows.check(window + 1)
 
 
 class LanguageTiles:
@@ -104,10 +105,7 @@ class LanguageTiles:
         self, store: SequenceStore, split: Split, window: int, *, most: int | None = None
     ) -> None:
         tiles = tile_windows(store, split, window)
-        if most is not None and len(tiles) > most:
-            chosen = np.linspace(0, len(tiles) - 1, most).round().astype(np.int64)
-            tiles = tiles.take(np.unique(chosen))
-        self._tiles: WindowSet = tiles
+        self._tiles: WindowSet = tiles if most is None else tiles.spread(most)
 
     def __len__(self) -> int:
         return len(self._tiles)
@@ -141,8 +139,6 @@ def start_from(classifier: SpeciesClassifier, folder: str | PathLike[str]) -> di
         DataError: no language model there, or one of another architecture; the message names
             what differs and the option to give.
     """
-    import hashlib
-
     from mambabio.classifier_files import WEIGHTS_FILE, model_folder
     from mambacore.checkpoint import from_pretrained
 
@@ -155,9 +151,7 @@ def start_from(classifier: SpeciesClassifier, folder: str | PathLike[str]) -> di
         raise DataError(f"--model.init {folder} does not fit this classifier: {difference}.")
     classifier.embedding.weight.data.copy_(language.embedding.weight[: language.vocab_size])
     classifier.backbone.load_state_dict(language.backbone.state_dict())
-    with open(place / WEIGHTS_FILE, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(place), "sha256": digest}
+    return {"path": str(place), "sha256": file_sha256(place / WEIGHTS_FILE)}
 
 
 _NO_MATTER = ("backend", "recompute")

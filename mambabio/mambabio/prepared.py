@@ -9,7 +9,6 @@ machine and the sequence files be left behind.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from mambabio.sheet import SampleSheet, load_samples
 from mambabio.store import Log, NPolicy, SequenceStore, build_store, from_index, to_index
 from mambacore.cache import replace_folder
 from mambacore.errors import DataError, UsageError
+from mambacore.inputs import file_sha256
 
 _FORMAT = "mambabio-prepared-1"
 _NOTES, _INDEX, _IDS = "prepared.json", "store.json", "store.ids"
@@ -92,12 +92,10 @@ def prepare(
         shutil.rmtree(work)
         store = dataclasses.replace(store, data=beside / _IDS)
         (beside / _INDEX).write_text(to_index(store), encoding="utf-8")
-        with open(beside / _IDS, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         notes = {
             "format": _FORMAT,
             "bases": (beside / _IDS).stat().st_size,
-            "sha256": digest,
+            "sha256": file_sha256(beside / _IDS),
             "n_policy": n_policy,
             "validation": validation,
             "seed": seed,

@@ -123,6 +123,10 @@ class TrainingWindows:
         labels = np.array([records[index].label_id for index in positions.record[row]], np.int64)
         return WindowBatch(tokens, np.full(batch_size, window, np.int64), labels)
 
+    def check(self, window: int) -> None:
+        """Raise `DataError` unless there are windows of that length."""
+        self.positions(window)
+
     def positions(self, window: int) -> _Positions:
         """Start positions for a window length; made once and kept."""
         if window not in self._positions:
@@ -206,6 +210,12 @@ class WindowSet:
             begin = records[index].offset + start
             out[:length] = ids[begin : begin + length]
         return WindowBatch(tokens, lengths, self.labels[chosen])
+
+    def spread(self, most: int) -> WindowSet:
+        """At most so many of them, evenly spread, so that a rare class keeps its share."""
+        if len(self) <= most:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, most).round().astype(np.int64))
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowSet:
         """The same with some of the windows only."""

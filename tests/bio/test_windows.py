@@ -216,3 +216,16 @@ def test_groups_are_records_or_blocks_of_long_ones() -> None:
     np.testing.assert_array_equal(taken.batch([1]).tokens, tiles.batch([0]).tokens)
     with pytest.raises(DataError, match="no train records"):
         tile_windows(store, "train", 100)
+
+
+@given(most=st.integers(1, 60))
+def test_spread_windows_are_distinct_and_evenly_spread(most: int) -> None:
+    tiles = tile_windows(store_of(RECORDS), "train", 100)
+    few = tiles.spread(most)
+    assert len(few) == min(most, len(tiles))
+    places = [
+        int(np.flatnonzero((tiles.record == r) & (tiles.start == s))[0])
+        for r, s in zip(few.record, few.start, strict=True)
+    ]
+    gaps = np.diff(places)
+    assert gaps.size == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)

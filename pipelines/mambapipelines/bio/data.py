@@ -7,16 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from mambabio.packing import PackedBatch, PackedWindows
+from mambabio.packing import PackedBatch
 from mambabio.store import SequenceStore
-from mambabio.windows import MINIMUM_WINDOW, TrainingWindows, WindowBatch, WindowSet, tile_windows
+from mambabio.windows import TrainingWindows, WindowBatch, tile_windows
 
-from ..loading import BatchMaker, ValidationBatches, loader
-from ..schedule import length_stages
-from ..training import StepData
 from .options import DataOptions
+from .store_data import StoreData
 
 
 class Batch(NamedTuple):
@@ -40,40 +37,14 @@ class Packed(NamedTuple):
     labels: Tensor
 
 
-def to_tensors(batch: WindowBatch) -> Batch:
+def to_tensors(batch: WindowBatch | PackedBatch) -> Batch | Packed:
     """The same memory as tensors."""
-    return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
+    kind = Packed if isinstance(batch, PackedBatch) else Batch
+    return kind(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
 
 
-def packing_remark(windows: PackedWindows, window: int) -> str:
-    """How much padding packing spares, for the log."""
-    alone = windows.unpacked_padding(window)
-    packed = windows.batch(0, 0, 1, 64, window).padding
-    return (
-        f"packing: {packed:.1%} of the positions are padding; with a row a record, "
-        f"{alone:.1%} would be"
-    )
-
-
-class TrainingBatches:
-    """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
-
-    def __init__(
-        self, windows: TrainingWindows | PackedWindows, rank: int, world_size: int
-    ) -> None:
-        self._windows = windows
-        self._rank = rank
-        self._world_size = world_size
-
-    def __call__(self, number: int, window: int, batch: int) -> Batch | Packed:
-        made = self._windows.batch(number, self._rank, self._world_size, batch, window)
-        if isinstance(made, PackedBatch):
-            return Packed(*(torch.from_numpy(part) for part in made))
-        return to_tensors(made)
-
-
-class SpeciesData(StepData):
-    """Windows of a store for Lightning.
+class SpeciesData(StoreData):
+    """Windows with their classes, all classes alike.
 
     Args:
         store: from `mambabio.store.build_store`.
@@ -81,51 +52,10 @@ class SpeciesData(StepData):
         seed: of the training windows.
     """
 
-    unit = "bases"
-    remark = ""
-
     def __init__(self, store: SequenceStore, options: DataOptions, seed: int) -> None:
-        super().__init__()
-        self._options = options
-        self.workers = options.num_workers
-        first = max(MINIMUM_WINDOW, min(options.first_window, options.window))
-        self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
-        self._windows: TrainingWindows | PackedWindows
-        if options.packing:
-            self._windows = PackedWindows(
-                store, seed=seed, reverse_complement=options.reverse_complement
-            )
-            self.remark = packing_remark(self._windows, options.window)
-        else:
-            self._windows = TrainingWindows(
-                store, seed=seed, reverse_complement=options.reverse_complement
-            )
-            for stage in reversed(self.stages):  # a window longer than the records fails now
-                self._windows.positions(stage.window)
-        self.validation = self._validation(store)
-
-    def _validation(self, store: SequenceStore) -> WindowSet | None:
-        if not store.select("val"):
-            return None
-        tiles = tile_windows(store, "val", self._options.window)
-        most = self._options.val_windows
-        if len(tiles) <= most:
-            return tiles
-        # Evenly over the windows of each class, so that a rare class keeps its share.
-        chosen = np.linspace(0, len(tiles) - 1, most).round().astype(np.int64)
-        return tiles.take(np.unique(chosen))
-
-    def batch_maker(self) -> BatchMaker:
-        """Training batches of this rank."""
-        rank, world = self._place()
-        return TrainingBatches(self._windows, rank, world)
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Validation batches of this rank; none without validation records."""
-        if self.validation is None:
-            return []
-        rank, world = self._place()
-        batch = max(1, self._options.tokens // self._options.window)
-        return loader(
-            ValidationBatches(self.validation, rank, world, batch, to_tensors), pin=self.on_gpu
+        validation = None
+        if store.select("val"):
+            validation = tile_windows(store, "val", options.window).spread(options.val_windows)
+        super().__init__(
+            store, options, TrainingWindows, validation, to_tensors, seed=seed, balanced=True
         )
