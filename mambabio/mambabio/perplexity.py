@@ -85,10 +85,13 @@ class Perplexity:
         lines += [_row(f"{score.context:,}", score) for score in self.contexts]
         if self.markov is not None:
             lines.append(_row(f"Markov {self.markov.context}", self.markov))
-        first, last = self.contexts[0].context, self.contexts[-1].context
-        lines.append(f"{last:,} bases save {_signed(self.gain)} bits over {first:,}")
+        if len(self.contexts) > 1:
+            first, last = self.contexts[0].context, self.contexts[-1].context
+            verb = "save" if self.gain[0] >= 0 else "cost"
+            lines.append(f"{last:,} bases of context {verb} {_against(self.gain, f'{first:,}')}")
         if self.advantage is not None:
-            lines.append(f"the model saves {_signed(self.advantage)} bits over the Markov model")
+            verb = "saves" if self.advantage[0] >= 0 else "costs"
+            lines.append(f"the model {verb} {_against(self.advantage, 'the Markov model')}")
         return "\n".join(lines)
 
 
@@ -97,8 +100,19 @@ def _row(name: str, score: ContextScore) -> str:
     return f"{name:<10}  {score.perplexity:>10.4f}  {score.bits:>11.4f}  {interval}"
 
 
-def _signed(value: tuple[float, float, float]) -> str:
-    return f"{value[0]:+.4f} ({value[1]:+.4f} to {value[2]:+.4f})"
+def _against(saved: tuple[float, float, float], other: str) -> str:
+    """How many bits less or more than another: the number is never negative, its interval may be.
+
+    >>> print("it saves", _against((0.25, 0.125, 0.375), "that"))
+    it saves 0.2500 bits a base over that (95 % interval 0.1250 to 0.3750)
+    >>> print("it costs", _against((-0.25, -0.375, 0.125), "that"))
+    it costs 0.2500 bits a base more than that (95 % interval -0.1250 to 0.3750)
+    """
+    value, low, high = saved
+    than = "over"
+    if value < 0:
+        low, high, than = -high, -low, "more than"
+    return f"{abs(value):.4f} bits a base {than} {other} (95 % interval {low:.4f} to {high:.4f})"
 
 
 def perplexity(

@@ -11,7 +11,7 @@ import torch
 from mambabio import perplexity as module
 from mambabio.alphabet import decode
 from mambabio.markov import MarkovModel
-from mambabio.perplexity import perplexity
+from mambabio.perplexity import ContextScore, Perplexity, perplexity
 from mambabio.sheet import load_samples
 from mambabio.store import build_store
 from mambacore import LanguageModel, ModelConfig
@@ -86,6 +86,33 @@ def test_the_markov_model_scores_the_same_bases(store, model):
     )
     assert json.loads(result.to_json())["markov"]["context"] == 3
     assert "Markov 3" in result.to_text()
+
+
+@pytest.mark.parametrize(
+    ("bits", "words"),
+    [
+        (-0.33, "the model costs 0.3300 bits a base more than the Markov model "
+                "(95 % interval 0.3100 to 0.3500)"),
+        (0.33, "the model saves 0.3300 bits a base over the Markov model "
+               "(95 % interval 0.3100 to 0.3500)"),
+    ],
+)  # fmt: skip
+def test_the_last_lines_say_who_wins(bits, words):
+    low, high = bits - 0.02, bits + 0.02
+    scores = tuple(ContextScore(n, 1.9, 1.8, 2.0) for n in (1024, 2048))
+    result = Perplexity(
+        "test", 3, 8, 24, scores, (bits, low, high), ContextScore(12, 1.9 + bits, 1.8, 2.0),
+        (bits, low, high),
+    )  # fmt: skip
+    *_, context, rival = result.to_text().split("\n")
+    assert rival == words
+    expected = "save 0.3300 bits a base over" if bits > 0 else "cost 0.3300 bits a base more than"
+    assert context == f"2,048 bases of context {expected} 1,024 (95 % interval 0.3100 to 0.3500)"
+
+
+def test_one_context_is_not_compared_with_itself():
+    result = Perplexity("test", 3, 8, 24, (ContextScore(64, 1.9, 1.8, 2.0),), (0.0, 0.0, 0.0))
+    assert "over 64" not in result.to_text()
 
 
 def test_refusals(store, model):
