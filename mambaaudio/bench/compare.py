@@ -35,7 +35,8 @@ from mambaaudio.bits import Scorer
 from mambaaudio.corpus import Corpus
 from mambaaudio.model import WaveformModel
 from mambaaudio.model_config import WaveformConfig
-from mambaaudio.windows import Coder, Layout, TrainingWindows
+from mambaaudio.rows import Coder, Layout
+from mambaaudio.windows import TrainingWindows
 from mambacore.multiscale import MultiScaleConfig
 from mambacore.optim import parameter_groups
 from mambapipelines.schedule import Stage, learning_rate_factor, length_stages, stage_at

@@ -11,8 +11,8 @@ import tarfile
 from pathlib import Path
 
 from mambaaudio.corpus import Corpus, build_corpus
+from mambaaudio.rows import Layout
 from mambaaudio.sheet import load_samples
-from mambaaudio.windows import Layout
 
 NAMES = ("digits", "piano")
 _PIANO_TEST = ("scn15_12", "ty_maerz", "chpn-p19")

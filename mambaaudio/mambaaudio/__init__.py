@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from mambaaudio.generator import Generator as Generator
     from mambaaudio.model import WaveformModel as WaveformModel
     from mambaaudio.model_config import WaveformConfig as WaveformConfig
+    from mambaaudio.rows import Layout as Layout
     from mambaaudio.sheet import load_samples as load_samples
     from mambaaudio.waveform import AudioInfo as AudioInfo
     from mambaaudio.waveform import probe as probe
     from mambaaudio.waveform import read as read
     from mambaaudio.waveform import stream as stream
-    from mambaaudio.windows import Layout as Layout
     from mambaaudio.windows import TrainingWindows as TrainingWindows
     from mambaaudio.windows import tile_windows as tile_windows
     from mambaaudio.writer import WaveformWriter as WaveformWriter
@@ -30,12 +30,12 @@ _NAMES = {
     "Generator": "generator",
     "WaveformConfig": "model_config",
     "WaveformModel": "model",
+    "Layout": "rows",
     "load_samples": "sheet",
     "AudioInfo": "waveform",
     "probe": "waveform",
     "read": "waveform",
     "stream": "waveform",
-    "Layout": "windows",
     "TrainingWindows": "windows",
     "tile_windows": "windows",
     "WaveformWriter": "writer",

@@ -11,8 +11,8 @@ from mambaaudio.bits import Scorer
 from mambaaudio.corpus import Corpus, Recording
 from mambaaudio.evaluation import BitsRow, ContextRow, Evaluation
 from mambaaudio.floors import Bigram, Floor, LinearPrediction
+from mambaaudio.rows import Coder, Layout
 from mambaaudio.sheet import Split
-from mambaaudio.windows import Coder, Layout
 from mambacore.errors import DataError, UsageError
 
 Progress = Callable[[int, int], None]

@@ -1,16 +1,9 @@
 """Windows of coded sound: drawn at random for training, tiled in order for scoring.
 
-A recording becomes a sequence of symbols in one of two ways (`Layout`):
-
-- a clip is read as a whole: its samples, 0.1 s of digital silence, the end event. The tail trains,
-  so that generation learns to stop, but does not count in reported bits;
-- a long recording is read in stretches of one length, without a tail.
-
-A row that begins at a recording's first sample begins as generation does. Any other one is a
-stretch whose past the model is not told: its first symbols, too, are predicted from the start
-input, and cost more bits than they would with the past known.
-
-Shapes: B rows a batch, L symbols a row, padded at the right.
+`mambaaudio.rows` says how a recording is read; here is said from where to where. A row that
+begins at a recording's first sample begins as generation does. Any other one is a stretch whose
+past the model is not told: its first symbols, too, are predicted from the start input, and cost
+more bits than they would with the past known.
 """
 
 from __future__ import annotations
@@ -18,164 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mambaaudio.corpus import Corpus, Recording
+from mambaaudio.corpus import Corpus
+from mambaaudio.rows import AudioBatch, Layout, Piece, RowReader
 from mambaaudio.sheet import Split
 from mambacore.draws import below, draws
 from mambacore.errors import DataError, UsageError
 
 MINIMUM_WINDOW = 16
-SILENCE_SECONDS = 0.1
-_ROUND = 64
 # Batches of clips have widths that fall by this factor: few shapes, and little padding.
 _LADDER = 0.8
 _GOLDEN = (5**0.5 - 1) / 2
-_TABLES = 64
-_Count = TypeVar("_Count", int, NDArray[np.int64])
-
-
-class AudioBatch(NamedTuple):
-    """codes: (B, L) uint8 symbols (int16 with an end event). mask: (B, L) bool, what the loss
-    counts: all but padding. counted: (B, L) bool, real samples only, what reported bits count.
-    label, speaker: (B,) int64 numbers, 0 for none."""
-
-    codes: NDArray[Any]
-    mask: NDArray[np.bool_]
-    counted: NDArray[np.bool_]
-    label: NDArray[np.int64]
-    speaker: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How recordings become sequences of symbols.
-
-    code: name of the code (`mambaaudio.codes`). clips: whole recordings with a tail of silence
-    and the end event. silence: samples of that silence.
-    """
-
-    code: str = "mulaw8"
-    clips: bool = False
-    silence: int = 0
-
-    @staticmethod
-    def choose(
-        corpus: Corpus, window: int, *, code: str = "mulaw8", clips: bool | None = None
-    ) -> Layout:
-        """The layout of a corpus: clips if asked for, or, where nothing is asked, if training
-        recordings have labels and nine in ten of them fit into a window with their tail."""
-        silence = round(SILENCE_SECONDS * corpus.rate)
-        if clips is None:
-            heard = corpus.select("train") or corpus.recordings
-            short = sum(r.length + silence <= window for r in heard)
-            clips = any(r.label_id for r in heard) and short >= 0.9 * len(heard)
-        return Layout(code, clips, silence if clips else 0)
-
-    @cached_property
-    def per_sample(self) -> int:
-        """Symbols a sample."""
-        from mambaaudio.codes import code
-
-        return code(self.code).symbols_per_sample
-
-    @cached_property
-    def end(self) -> int:
-        """The end event's symbol, used by clips."""
-        from mambaaudio.codes import code
-
-        return code(self.code).symbols
-
-    @property
-    def dtype(self) -> type[np.uint8] | type[np.int16]:
-        """Of a batch's codes."""
-        return np.int16 if self.clips else np.uint8
-
-    def symbols(self, samples: _Count) -> _Count:
-        """Length of the sequence that a recording of so many samples becomes."""
-        return (samples + self.silence) * self.per_sample + self.clips
-
-
-class Coder:
-    """16-bit samples to symbols, by a table of all 65,536 values where gains are few."""
-
-    def __init__(self, corpus: Corpus, layout: Layout) -> None:
-        self._layout = layout
-        self._few = len({recording.gain for recording in corpus.recordings}) <= _TABLES
-        self._tables: dict[float, NDArray[np.uint8]] = {}
-
-    def encode(self, samples: NDArray[np.int16], gain: float) -> NDArray[np.uint8]:
-        """(n,) samples, multiplied by the gain and clamped, to (n x symbols a sample,)."""
-        if not self._few:
-            return self._direct(samples, gain)
-        table = self._tables.get(gain)
-        if table is None:
-            every = np.arange(-32768, 32768, dtype=np.int32).astype(np.int16)
-            # Row v is the code of the sample whose bits, read without a sign, are v.
-            table = self._direct(np.roll(every, 32768), gain)
-            table = self._tables[gain] = table.reshape(1 << 16, self._layout.per_sample)
-        return table[np.ascontiguousarray(samples).view(np.uint16)].reshape(-1)
-
-    def _direct(self, samples: NDArray[np.int16], gain: float) -> NDArray[np.uint8]:
-        import torch
-
-        from mambaaudio.codes import code
-
-        waveform = samples.astype(np.float32) * np.float32(gain / 32768)
-        return code(self._layout.code).encode(torch.from_numpy(waveform)).numpy().astype(np.uint8)
-
-
-_Piece = tuple[Recording, int, int]
-"""A recording, the first sample of a row in it, and the row's symbols."""
-
-
-class _Reader:
-    """Rows of symbols of a corpus."""
-
-    def __init__(self, corpus: Corpus, layout: Layout) -> None:
-        self.corpus, self.layout = corpus, layout
-        self._coder = Coder(corpus, layout)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"corpus": self.corpus, "layout": self.layout}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)
-
-    def rows(self, pieces: Sequence[_Piece], width: int) -> AudioBatch:
-        """A batch of (recording, first sample, symbols), each padded to `width` symbols."""
-        layout, each = self.layout, self.layout.per_sample
-        shape = (len(pieces), width)
-        codes = np.zeros(shape, layout.dtype)
-        mask, counted = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        for row, (recording, start, symbols) in enumerate(pieces):
-            mask[row, :symbols] = True
-            real = max(0, min(symbols, (recording.length - start) * each))
-            samples = self.corpus.samples(recording, min(start, recording.length), -(-real // each))
-            codes[row, :real] = self._coder.encode(samples, recording.gain)[:real]
-            counted[row, :real] = True
-            if symbols > real:
-                passed = max(start - recording.length, 0) * each
-                codes[row, real:symbols] = self._tail[passed : passed + symbols - real]
-        label = np.array([recording.label_id for recording, _, _ in pieces], np.int64)
-        speaker = np.array([recording.speaker_id for recording, _, _ in pieces], np.int64)
-        return AudioBatch(codes, mask, counted, label, speaker)
-
-    @cached_property
-    def _tail(self) -> NDArray[np.int16]:
-        """What follows a clip: silence and the end event."""
-        silence = self._coder.encode(np.zeros(self.layout.silence, np.int16), 1.0)
-        return np.append(silence.astype(np.int16), np.int16(self.layout.end))
-
-    def width(self, longest: int, window: int) -> int:
-        """Width of a batch: its longest row, rounded up so that few widths occur."""
-        step = _ROUND * self.layout.per_sample
-        # A whole clip's end event is one symbol more than its samples.
-        limit = max(window * self.layout.per_sample, longest)
-        return min(-(-longest // step) * step, limit)
 
 
 class TrainingWindows:
@@ -208,7 +58,7 @@ class TrainingWindows:
     """
 
     def __init__(self, corpus: Corpus, layout: Layout, *, seed: int) -> None:
-        self._reader = _Reader(corpus, layout)
+        self._reader = RowReader(corpus, layout)
         self.seed = seed
         self._recordings = sorted(corpus.select("train"), key=lambda r: r.label_id)
         if not self._recordings:
@@ -247,7 +97,7 @@ class TrainingWindows:
         longest = max(symbols for _, _, symbols in pieces)
         return self._reader.rows(pieces, self._reader.width(longest, window))
 
-    def _stretches(self, step: int, rank: int, batch_size: int, window: int) -> list[_Piece]:
+    def _stretches(self, step: int, rank: int, batch_size: int, window: int) -> list[Piece]:
         numbers = draws(self.seed, step, rank * batch_size, batch_size)
         classes = self._draw_classes(numbers[:, 0])
         first = self._first[classes]
@@ -261,7 +111,7 @@ class TrainingWindows:
         symbols = np.minimum(lengths, window) * self._reader.layout.per_sample
         return self._pieces(np.stack([chosen, start, symbols], 1))
 
-    def _clips(self, place: int, batch_size: int, window: int) -> tuple[list[_Piece], int]:
+    def _clips(self, place: int, batch_size: int, window: int) -> tuple[list[Piece], int]:
         """The clips of a batch, by its place among those of all ranks, and its width."""
         if self._shelves is None or self._shelves[0] != (batch_size, window):
             self._shelves = ((batch_size, window), self._sort(batch_size, window))
@@ -306,7 +156,7 @@ class TrainingWindows:
             tuple(np.cumsum(weight[mine]) for mine in clips),
         )
 
-    def _pieces(self, rows: NDArray[np.int64]) -> list[_Piece]:
+    def _pieces(self, rows: NDArray[np.int64]) -> list[Piece]:
         return [
             (self._recordings[place], start, symbols) for place, start, symbols in rows.tolist()
         ]
@@ -354,8 +204,8 @@ class WindowSet:
         return len(self.record)
 
     @cached_property
-    def _reader(self) -> _Reader:
-        return _Reader(self.corpus, self.layout)
+    def _reader(self) -> RowReader:
+        return RowReader(self.corpus, self.layout)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

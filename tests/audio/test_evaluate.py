@@ -18,9 +18,9 @@ from mambaaudio.evaluation import Evaluation
 from mambaaudio.floors import bits
 from mambaaudio.model import WaveformModel
 from mambaaudio.model_config import WaveformConfig
+from mambaaudio.rows import Coder, Layout
 from mambaaudio.sheet import load_samples
 from mambaaudio.synth import write_notes
-from mambaaudio.windows import Coder, Layout
 from mambacore.errors import DataError, UsageError
 from mambacore.multiscale import MultiScaleConfig
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from mambaaudio.codes import CODES, code
 from mambaaudio.corpus import Corpus, build_corpus
+from mambaaudio.rows import Coder, Layout
 from mambaaudio.sheet import load_samples
-from mambaaudio.windows import Coder, Layout, TrainingWindows, tile_windows
+from mambaaudio.windows import TrainingWindows, tile_windows
 from mambacore.errors import DataError, UsageError
 
 LENGTHS = {"a0": 900, "a1": 1500, "a2": 2100, "b0": 1000, "c0": 5000}

@@ -20,10 +20,11 @@ from test_resume import assert_same, outcome
 
 from mambaaudio.corpus import build_corpus
 from mambaaudio.model import WaveformModel
+from mambaaudio.rows import Layout
 from mambaaudio.sheet import load_samples
 from mambaaudio.synth import melody, write_notes
 from mambaaudio.waveform import read
-from mambaaudio.windows import Layout, TrainingWindows, tile_windows
+from mambaaudio.windows import TrainingWindows, tile_windows
 from mambapipelines.cli import audio
 from mambapipelines.metrics_file import read_rows
 

@@ -12,13 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mambaaudio.corpus import Corpus
-from mambaaudio.windows import (
-    AudioBatch,
-    Layout,
-    TrainingWindows,
-    WindowSet,
-    tile_windows,
-)
+from mambaaudio.rows import AudioBatch, Layout
+from mambaaudio.windows import TrainingWindows, WindowSet, tile_windows
 
 from ..loading import BatchMaker, loader
 from ..schedule import length_stages
