@@ -13,8 +13,8 @@ the stream, so y is a cheap function of what is kept anyway. The modes, from lar
 Independently of these, `piece` makes a block pass over a long sequence in pieces with the state
 handed over, so that the temporaries of a forward or backward pass are those of a piece.
 
-Gradients are those without checkpointing, bit for bit where the kernels are deterministic; pieces
-change sums over positions, so they agree to rounding.
+Gradients are those without checkpointing: bit for bit on a CPU; on a GPU to rounding, because other
+kernels compute what is not kept. Pieces change sums over positions, so they agree to rounding.
 
 Where a forward pass holds collectives (context parallelism), `block` runs them again, within the
 backward pass. Every rank has the same blocks and autograd visits them in the reverse of the order

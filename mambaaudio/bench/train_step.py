@@ -2,7 +2,8 @@
 
     python mambaaudio/bench/train_step.py --out DIR [--models s4d/mamba mamba/mamba]
 
-Forward, loss, backward, clipping and AdamW under bfloat16 autocast on random codes; each shape is
+Forward, loss, backward, clipping and AdamW under bfloat16 autocast on random codes, plainly and
+with forward and backward pass replayed as CUDA graphs (`--trainer.cuda_graphs`); each model is
 first checked: a small copy's gradients on the GPU against the CPU's. SaShiMi (state-spaces/s4 v4,
 its U-net) on one NVIDIA H200: 349 ms and 30.5 GiB at 16 x 16,000, out of memory at 1 x 2^20.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +28,10 @@ from mambaaudio.model import WaveformModel
 from mambaaudio.model_config import WaveformConfig
 from mambacore.multiscale import MultiScaleConfig
 from mambacore.optim import parameter_groups
+from mambapipelines.replay import ReplayedLoss
 
 SHAPES = ((16, 16_000), (1, 1 << 20))
+STEPS = ("plain", "replayed")
 PEER = {(16, 16_000): (349.0, 30.5)}
 
 
@@ -63,17 +68,30 @@ def check(name: str, changes: dict[str, Any]) -> float:
     return worst
 
 
+class Loss(torch.nn.Module):
+    """As `loss_of`, for a `ReplayedLoss`."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: torch.Tensor) -> tuple[torch.Tensor]:
+        return (loss_of(self.model, codes),)
+
+
 def measure(
-    name: str, batch: int, length: int, changes: dict[str, Any], repeats: int
+    name: str, batch: int, length: int, changes: dict[str, Any], repeats: int, replay: bool
 ) -> tuple[list[float], float, int]:
     """Times of a step in ms, peak GiB, parameters."""
     model = model_of(name, "cuda", changes)
     optimiser = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3, fused=True)
     codes = torch.randint(256, (batch, length), device="cuda")
+    loss_now = ReplayedLoss(partial(Loss, model))
+    loss_now.enabled = replay
 
     def step() -> None:
         with torch.autocast("cuda", torch.bfloat16):
-            loss = loss_of(model, codes)
+            (loss,) = loss_now(codes)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -107,9 +125,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    head = (
-        "model,parameters,residual,batch,length,median_ms,q10_ms,q90_ms,peak_gib,peer_ms,peer_gib"
-    )
+    head = "model,parameters,residual,batch,length,step,median_ms,q10_ms,q90_ms,peak_gib,"
+    head += "peer_ms,peer_gib"
     print(head, flush=True)
     changes = {"residual_dtype": arguments.residual}
     with open(arguments.out / "train_step.csv", "w", newline="") as file:
@@ -117,15 +134,16 @@ def main(argv: list[str] | None = None) -> int:
         writer.writerow(head.split(","))
         for name in arguments.models:
             check(name, changes)
-            for batch, length in SHAPES:
-                row: list[Any]
+            for (batch, length), replay in itertools.product(SHAPES, (False, True)):
+                row: list[Any] = [arguments.residual, batch, length, STEPS[replay]]
                 try:
-                    times, peak, size = measure(name, batch, length, changes, arguments.repeats)
+                    times, peak, size = measure(
+                        name, batch, length, changes, arguments.repeats, replay
+                    )
                     tenths = statistics.quantiles(times, n=10)
-                    row = [size, arguments.residual, batch, length, statistics.median(times)]
-                    row += [tenths[0], tenths[-1], peak]
+                    row = [size, *row, statistics.median(times), tenths[0], tenths[-1], peak]
                 except torch.OutOfMemoryError:
-                    row = ["", arguments.residual, batch, length, "out of memory", "", "", ""]
+                    row = ["", *row, "out of memory", "", "", ""]
                 torch.cuda.empty_cache()
                 row = [name, *row, *PEER.get((batch, length), ("", ""))]
                 row = [f"{x:.2f}" if isinstance(x, float) else x for x in row]
