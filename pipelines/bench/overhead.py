@@ -2,7 +2,12 @@
 
 `python pipelines/bench/overhead.py --out DIR` trains the species classifier both ways on the same
 batches, which lie ready, so that the loader counts in neither. The bare loop does what a step
-needs: transfer, forward, loss, backward, clipping, AdamW. The two take turns.
+needs: transfer, forward, loss, backward, clipping, AdamW.
+
+After one warm-up, which compiles, the two take turns, each going first every other turn; a turn is
+a whole training of 20 to 200 timed steps (as many as fill 0.6 s, in twenties, because `train`
+writes a row of metrics every 20) behind 5 that are not. Medians over the turns; the overhead is the
+median of the turns' own. After `--limit` seconds no turn is begun, and rows without one are named.
 """
 
 from __future__ import annotations
@@ -32,7 +37,11 @@ from mambapipelines.runs import Run
 from mambapipelines.schedule import Stage
 from mambapipelines.training import StepData
 
-ROWS = ((64, 2, 8, 1024), (128, 4, 64, 1024), (192, 4, 256, 1024), (256, 8, 1, 2**18))
+# Of one width as far as can be: a width is 10 s of compilation.
+ROWS = ((64, 2, 8, 1024), (64, 4, 64, 1024), (64, 8, 256, 1024), (256, 8, 1, 2**18))
+TINY = ((8, 1, 2, 64),)
+WARM_UP = 5
+EVERY = 20  # steps between rows of metrics
 
 
 class Ready(StepData):
@@ -66,16 +75,15 @@ class Stopwatch(Callback):
 
 
 def bare(
-    model: SpeciesClassifier, batches: list[Batch], steps: int, skip: int, device: torch.device,
-    half: bool,
-) -> float:  # fmt: skip
-    """Milliseconds a step of a plain loop."""
+    model: SpeciesClassifier, batches: list[Batch], steps: int, device: torch.device, half: bool
+) -> float:
+    """Milliseconds a step of a plain loop, of `steps` after the warm-up."""
     options = OptimizerOptions()
     model = model.to(device).train()
     optimizer = adamw(model, options)
     start = 0.0
-    for number in range(steps):
-        if number == skip:
+    for number in range(WARM_UP + steps):
+        if number == WARM_UP:
             start = wait(device)
         batch = batches[number % len(batches)]
         tokens, labels = (t.to(device, non_blocking=True) for t in (batch.tokens, batch.labels))
@@ -85,18 +93,21 @@ def bare(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return 1e3 * (wait(device) - start) / (steps - skip)
+    return 1e3 * (wait(device) - start) / steps
 
 
 def through_train(
-    model: SpeciesClassifier, data: Ready, steps: int, skip: int, device: torch.device, half: bool
+    model: SpeciesClassifier, batches: list[Batch], steps: int, device: torch.device, half: bool
 ) -> float:
-    """Milliseconds a step of `mambapipelines.training.train`."""
-    watch = Stopwatch(skip, steps, device)
+    """Milliseconds a step of `mambapipelines.training.train`, of `steps` after the warm-up."""
+    rows, window = batches[0].tokens.shape
+    data = Ready(batches, window, rows)
+    watch = Stopwatch(WARM_UP, WARM_UP + steps, device)
     plain = training.build_trainer
     training.build_trainer = lambda o, callbacks, run: plain(o, [*callbacks, watch], run)
     options = TrainerOptions(
-        max_steps=steps, val_check_interval=10 * steps, patience=0, checkpointing="none",
+        max_steps=WARM_UP + steps, val_check_interval=10 * (WARM_UP + steps), patience=0,
+        checkpointing="none", log_every_n_steps=EVERY,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         precision="bf16-mixed" if half else "32-true", threads=torch.get_num_threads(),
     )  # fmt: skip
@@ -111,7 +122,49 @@ def through_train(
             run.release()
     finally:
         training.build_trainer = plain
-    return 1e3 * (watch.times[1] - watch.times[0]) / (steps - skip)
+    return 1e3 * (watch.times[1] - watch.times[0]) / steps
+
+
+def make_batches(batch: int, window: int, pin: bool) -> list[Batch]:
+    """Eight of random bases."""
+    made = []
+    for _ in range(8):
+        tokens = torch.randint(0, 4, (batch, window), dtype=torch.uint8)
+        one = Batch(tokens, torch.full((batch,), window), torch.randint(0, 2, (batch,)))
+        made.append(Batch(*(t.pin_memory() for t in one)) if pin else one)
+    return made
+
+
+def steps_of(ms: float, seconds: float) -> int:
+    """How many steps of `ms` milliseconds fill `seconds`, in whole rows of metrics."""
+    return EVERY * min(10, max(1, round(1e3 * seconds / ms / EVERY)))
+
+
+def compare(
+    sizes: tuple[int, int, int, int], arguments: argparse.Namespace, begun: float,
+    device: torch.device, half: bool,
+) -> list[float]:  # fmt: skip
+    """Turns, steps, ms of both, and the overhead: median ms, median %, lowest and highest %."""
+    d_model, n_layer, batch, window = sizes
+    config = ModelConfig(d_model=d_model, n_layer=n_layer)
+    batches = make_batches(batch, window, pin=half)
+
+    def model() -> SpeciesClassifier:
+        return SpeciesClassifier(ClassifierConfig(config, labels=("a", "b")))
+
+    steps = steps_of(bare(model(), batches, WARM_UP, device, half), arguments.seconds)
+    loops: list[float] = []
+    trained: list[float] = []
+    for turn in range(arguments.turns):
+        if turn and time.monotonic() - begun > arguments.limit:
+            break
+        sides = [(bare, loops), (through_train, trained)]
+        for side, times in sides if turn % 2 == 0 else reversed(sides):
+            times.append(side(model(), batches, steps, device, half))
+    more = [high - low for low, high in zip(loops, trained, strict=True)]
+    percent = [100 * ms / low for ms, low in zip(more, loops, strict=True)]
+    figures = [statistics.median(values) for values in (loops, trained, more, percent)]
+    return [len(loops), steps, *figures, min(percent), max(percent)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -120,36 +173,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--rows", type=int, nargs="*", help=f"of {ROWS} (default: all)")
     parser.add_argument("--tiny", action="store_true", help="one small model, for a try on a CPU")
-    parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=0.6, help="of a side's turn")
+    parser.add_argument("--limit", type=float, default=40, help="seconds, then no turn is begun")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
+    begun = time.monotonic()
     say_machine(device)
     half = device.type == "cuda"
-    columns = ["d_model", "n_layer", "batch", "window", "bare_ms", "train_ms", "overhead_ms"]
-    table = Table(arguments.out / "overhead.csv", [*columns, "overhead_percent"])
-    begun, rows = time.monotonic(), ((8, 1, 2, 64),) if arguments.tiny else ROWS
-    for number, (d_model, n_layer, batch, window) in enumerate(rows):
+    columns = ["d_model", "n_layer", "batch", "window", "turns", "steps", "bare_ms", "train_ms"]
+    columns += ["overhead_ms", "overhead_percent", "lowest_percent", "highest_percent"]
+    table = Table(arguments.out / "overhead.csv", columns)
+    for number, sizes in enumerate(TINY if arguments.tiny else ROWS):
         if arguments.rows and number not in arguments.rows:
             continue
-        config = ModelConfig(d_model=d_model, n_layer=n_layer)
-        batches = []
-        for _ in range(8):
-            tokens = torch.randint(0, 4, (batch, window), dtype=torch.uint8)
-            made = Batch(tokens, torch.full((batch,), window), torch.randint(0, 2, (batch,)))
-            batches.append(Batch(*(t.pin_memory() for t in made)) if half else made)
-        loops: list[float] = []
-        trained: list[float] = []
-        steps, skip = arguments.steps, arguments.steps // 5
-        for _ in range(arguments.turns):
-            model = SpeciesClassifier(ClassifierConfig(config, labels=("a", "b")))
-            loops.append(bare(model, batches, steps, skip, device, half))
-            data = Ready(batches, window, batch)
-            trained.append(through_train(model.cpu(), data, steps, skip, device, half))
-        low, high = statistics.median(loops), statistics.median(trained)
-        table.add(
-            d_model, n_layer, batch, window, low, high, high - low, 100 * (high - low) / low
-        )  # fmt: skip
+        if time.monotonic() - begun > arguments.limit:
+            print(f"{sizes}: left out, the time is up", flush=True)
+            continue
+        table.add(*sizes, *compare(sizes, arguments, begun, device, half))
     print(f"{time.monotonic() - begun:.0f} s", flush=True)
     return 0
 
