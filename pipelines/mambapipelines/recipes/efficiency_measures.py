@@ -84,8 +84,10 @@ def _generate(
     prompt = torch.randint(
         0, config.vocab_size, (batch, config.prompt), generator=generator, device=device
     )
+    length = config.prompt + config.new
+    Decoder(model, prompt, length, together=config.together)  # compiles what this batch needs
     start = _clock(device)
-    decoder = Decoder(model, prompt, config.prompt + config.new, together=config.together)
+    decoder = Decoder(model, prompt, length, together=config.together)
     reading = _clock(device) - start
     decoder.prepare()
     start = _clock(device)
