@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
 import sys
-import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self, get_args
@@ -16,6 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from mambacore.cache import atomic_path
 from mambacore.errors import DataError, UsageError
 
 Subtype = Literal["PCM_16", "PCM_24", "FLOAT"]
@@ -58,8 +57,8 @@ class WaveformWriter:
         expected_frames: when known, lets a WAV above 4 GiB begin as RF64.
 
     The file is written beside and renamed when the block ends without an exception, so a crash
-    leaves an older file whole. `clipped` counts the samples that were out of range, `frames`
-    those written.
+    leaves an older file whole (`mambacore.cache.atomic_path`). `clipped` counts the samples that
+    were out of range, `frames` those written.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class WaveformWriter:
             self._resampler = soxr.ResampleStream(rate, self._rate, 1, dtype="float32")
         self._pipe: BinaryIO | None = None
         self._file: soundfile.SoundFile | None = None
-        self._beside: Path | None = None
+        self._place = ExitStack()
         if subtype not in get_args(Subtype):
             raise UsageError(f"subtype {subtype!r}: choose from {', '.join(get_args(Subtype))}")
         if self.path == "-":
@@ -103,15 +102,12 @@ class WaveformWriter:
         if form == "FLAC" and self._subtype == "FLOAT":
             raise UsageError(f"{path}: FLAC holds PCM_16 or PCM_24, not FLOAT; use .wav")
         subtype = "VORBIS" if form == "OGG" else self._subtype
-        try:
-            handle, name = tempfile.mkstemp(path.suffix, f".{path.stem}.", path.parent or ".")
-            os.close(handle)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written there ({error.strerror})") from error
-        self._beside = Path(name)
-        self._file = soundfile.SoundFile(
-            name, "w", samplerate=self._rate, channels=1, subtype=subtype, format=form
-        )
+        with ExitStack() as place:
+            beside = place.enter_context(atomic_path(path))
+            self._file = soundfile.SoundFile(
+                beside, "w", samplerate=self._rate, channels=1, subtype=subtype, format=form
+            )
+            self._place = place.pop_all()
 
     def write(self, samples: NDArray[np.floating]) -> None:
         """Append samples (n,), full scale 1.0. DataError at a NaN."""
@@ -142,18 +138,15 @@ class WaveformWriter:
 
     def close(self) -> None:
         """Flush the resampler, close, and move the file into its place."""
-        if self._resampler is not None:
-            self._put(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
-            self._resampler = None
-        if self._pipe is not None:
-            self._pipe.flush()
-        if self._file is not None and self._beside is not None:
-            self._file.close()
-            mask = os.umask(0)
-            os.umask(mask)
-            self._beside.chmod(0o666 & ~mask)
-            self._beside.replace(self.path)
-            self._file = None
+        with self._place:
+            if self._resampler is not None:
+                self._put(self._resampler.resample_chunk(np.empty(0, np.float32), last=True))
+                self._resampler = None
+            if self._pipe is not None:
+                self._pipe.flush()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +160,7 @@ class WaveformWriter:
         if kind is None:
             self.close()
             return
-        if self._file is not None and self._beside is not None:
-            with contextlib.suppress(Exception):
+        if self._file is not None:
+            with suppress(Exception):
                 self._file.close()
-            self._beside.unlink(missing_ok=True)
+        self._place.__exit__(kind, error, trace)

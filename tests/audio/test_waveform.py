@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,8 +152,21 @@ def test_bad_files_are_named(
 def test_bad_output_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"suffix.*\.wav"):
         WaveformWriter(tmp_path / "a.xyz", 8000)
-    with pytest.raises(UsageError, match="cannot be written"):
+    (tmp_path / "no").touch()
+    with pytest.raises(DataError, match="cannot be written"):
         WaveformWriter(tmp_path / "no" / "a.wav", 8000)
     with pytest.raises(UsageError, match="FLAC holds"):
         WaveformWriter(tmp_path / "a.flac", 8000, subtype="FLOAT")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["no"]
+
+
+def test_a_failure_at_the_end_leaves_the_old_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"old")
+    with pytest.raises(DataError, match="NaN"), WaveformWriter(path, 8000) as writer:
+        writer._resampler = soxr.ResampleStream(8000, 16000, 1, dtype="float32")
+        writer._resampler.resample_chunk(np.full(9, np.nan, np.float32))
+    with pytest.raises(soundfile.LibsndfileError):
+        WaveformWriter(path, 0)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
