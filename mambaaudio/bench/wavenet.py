@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mambaaudio.model_config import WaveformConfig
 
@@ -26,7 +27,7 @@ class WaveNetState(NamedTuple):
 
 
 class WaveNet(nn.Module):
-    """A WaveNet over the symbols of `config`; its backbone settings are not used.
+    """A WaveNet over the symbols of `config`; of its backbone settings, dropout alone is used.
 
     Args:
         config: code, rate and conditions, as of a `WaveformModel`.
@@ -63,6 +64,7 @@ class WaveNet(nn.Module):
             nn.ReLU(), nn.Conv1d(skip, skip, 1), nn.ReLU(), nn.Conv1d(skip, config.vocabulary, 1)
         )
         self._widths = (channels, skip)
+        self._dropout = config.backbone.dropout
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +111,10 @@ class WaveNet(nn.Module):
             if condition is not None:
                 gates = gates + self.told[number](condition)[:, :, None]
             tanh, sigmoid = gates.chunk(2, dim=1)
-            both = self.out[number](torch.tanh(tanh) * torch.sigmoid(sigmoid))
+            gated = functional.dropout(
+                torch.tanh(tanh) * torch.sigmoid(sigmoid), self._dropout, self.training
+            )
+            both = self.out[number](gated)
             added, skip = both.split(self._widths, dim=1)
             x = x + added
             skips = skip if skips is None else skips + skip
