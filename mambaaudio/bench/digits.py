@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
             wanted = counted + (extra if text == PLAIN else [])
             clips, unended = generate(generator, wanted, arguments.seed, arguments.batch, options)
             figures = ears.judge(clips[: len(counted)], counted, reference)
-            figures["unended"] = unended
+            figures["unended_share"] = unended / len(wanted)
             if text == PLAIN:
                 heard = ears.digits.hear(clips)
                 figures["distances_of_all"] = distances(heard, reference).to_dict()

@@ -208,7 +208,12 @@ def test_ranking_rejects_the_extremes() -> None:
 @pytest.mark.parametrize(("mixers", "mlp", "settings"), CASES)
 def test_the_graph_draws_what_steps_draw(mixers, mlp, settings) -> None:
     model = _model(mixers, mlp, end_event=True, **settings).cuda()
-    for options in ({"batch": 3}, {"prompt": TONE[:301], "batch": 2, "top_k": 50}):
+    own = [TONE[:301], 0.5 * TONE[100:401]]
+    for options in (
+        {"batch": 3},
+        {"prompt": TONE[:301], "batch": 2, "top_k": 50},
+        {"prompt": own, "batch": 2},
+    ):
         made = [
             Generator(model, engine=engine).generate(0.05, seed=4, **options)
             for engine in ("torch", "graph", "graph-modules")
