@@ -169,7 +169,7 @@ def test_advice_names_what_fits():
     assert "--trainer.checkpointing selective (13.6 GiB)" in text
     assert "--model.residual_dtype bfloat16" in text
     assert "windows of at most" in plan(1, 2**22, 20).advice()
-    assert "4 windows a step (--data.tokens 4194304)" in plan(8, 2**20, 48, "block").advice()
+    assert "3 windows a step (--data.tokens 3145728)" in plan(8, 2**20, 48, "block").advice()
     line = plan(1, 2**20, 139).line("bases")
     assert line.startswith("expected: 24.3 GiB of 139 for 1 x 1,048,576 bases")
 
