@@ -54,15 +54,10 @@ class Diagonal(NamedTuple):
         log_dt: (d,), log_A_real and A_imag: (d, n), C: (d, n, 2).
         """
         delta = log_dt.double().exp()[:, None]
-        real, imaginary = -delta * log_A_real.double().exp(), delta * A_imag
-        log_a = torch.complex(real, imaginary)
-        # exp(x + iy) - 1 without cancellation near zero.
-        less_one = torch.complex(
-            torch.expm1(real) * imaginary.cos() - 2 * (imaginary / 2).sin().square(),
-            real.exp() * imaginary.sin(),
-        )
+        A = torch.complex(-log_A_real.double().exp(), A_imag.double())
+        log_a = delta * A
         c = torch.view_as_complex(C)
-        return Diagonal(log_a, (less_one / log_a * delta).to(c.dtype), c)
+        return Diagonal(log_a, (torch.expm1(log_a) / A).to(c.dtype), c)
 
     def power(self, exponent: int) -> Tensor:
         """a^exponent, (d, n), in the working dtype."""

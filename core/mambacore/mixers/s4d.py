@@ -5,7 +5,7 @@ Shape suffixes: B batch, L length, d channels, n complex modes a channel.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from mambacore.errors import UsageError
 from mambacore.init import complex_a, log_uniform
 from mambacore.mixers.base import Mixer
+from mambacore.mixers.chunked import convolve_chunks
 from mambacore.mixers.diagonal import Diagonal, convolve, respond, scan_segments, step
 from mambacore.mixers.registry import register_mixer
 from mambacore.parallel import handover
@@ -53,11 +54,12 @@ class S4DMixer(Mixer):
         y_t = 2 Re(C h_t) + D u_t
         out = GLU(out_proj(gelu(y)))
 
-    A sequence is convolved by FFT in blocks of at most 2^14 positions, the state carried between
-    them: one transform over 2^20 positions would leak its rounding error back in time. The
+    On a CPU a sequence is convolved by FFT in blocks of at most 2^14 positions, the state carried
+    between them: one transform over 2^20 positions would leak its rounding error back in time. The
     kernel of a block comes from two short tables of powers, never from a (d_model, modes, length)
-    product. A single position runs the recurrence. With segments it is a chunked scan, since an
-    FFT cannot reset. All of it in float32 whatever the input's dtype (float64 for float64).
+    product. Elsewhere it is cut into chunks, matrix products of 128 positions, which move fewer
+    bytes. A single position runs the recurrence. With segments it is a chunked scan, since neither
+    resets. All of it in float32 whatever the input's dtype (float64 for float64).
 
     Gu et al. 2022, "On the Parameterization and Initialization of Diagonal State Space Models"
     (arXiv 2206.11893), with its zero-order hold and S4's GELU and GLU output.
@@ -68,6 +70,9 @@ class S4DMixer(Mixer):
         dt_min, dt_max: the channels' steps begin log-uniform between the two.
         a_init: "s4d-lin", A_n = -1/2 + i pi n, or "s4d-real", A_n = -(n + 1).
         block: positions in one FFT block, at most 2^14.
+
+    Attributes:
+        convolution: "fft", "chunks", or "auto", which chooses by the device.
 
     >>> mixer = S4DMixer(4, d_state=8)
     >>> x = torch.randn(2, 6, 4)
@@ -82,6 +87,7 @@ class S4DMixer(Mixer):
     splits = True
     float32_parameters = ("log_dt", "log_A_real", "A_imag", "C", "D")
     no_decay_parameters = ("log_dt", "log_A_real", "A_imag", "D")
+    convolution: Literal["auto", "fft", "chunks"] = "auto"
 
     def __init__(
         self,
@@ -124,7 +130,6 @@ class S4DMixer(Mixer):
         """
         self._check(x, segment_ids)
         group = group or self.sequence_group
-        wide = accumulate_dtype(x.dtype)
         if group is not None:
             self._check_group(state)
         if state is None:
@@ -137,12 +142,12 @@ class S4DMixer(Mixer):
             segment = state.segment
         # Autocast would round the tables of powers to bfloat16.
         with torch.autocast(x.device.type, enabled=False):
-            u = x.to(wide).permute(2, 0, 1)
+            u = x.permute(2, 0, 1)
             system = Diagonal.discretise(self.log_dt, self.log_A_real, self.A_imag, self.C)
             y, ssm = self._filter(system, u, carried, segment, segment_ids)
             if group is not None:
                 y, ssm = self._receive(system, y, ssm, segment_ids, group)
-            y = F.gelu(y + self.D[:, None, None] * u).permute(1, 2, 0)
+            y = F.gelu(y).permute(1, 2, 0)
         y = F.glu(self.out_proj(y.to(x.dtype)), dim=-1)
         return y, S4DState(ssm.transpose(0, 1), last_segment(segment_ids, segment))
 
@@ -175,10 +180,15 @@ class S4DMixer(Mixer):
         segment: Tensor,
         segment_ids: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """y (d, B, L) without the skip and the final state (d, B, n), from u (d, B, L)."""
+        """y (d, B, L) and the final state (d, B, n), from u (d, B, L) of any dtype."""
         length = u.shape[-1]
+        if segment_ids is None and length > 1 and self._in_chunks(u):
+            return convolve_chunks(system, self.D, u, carried)
+        u = u.to(accumulate_dtype(u.dtype))
+        skipped = self.D[:, None, None] * u
         if length == 1:
-            return step(system, u, carried)
+            y, carried = step(system, u, carried)
+            return y + skipped, carried
         if segment_ids is None:
             tables = system.tables(min(self.block, length))
             outputs = []
@@ -208,7 +218,13 @@ class S4DMixer(Mixer):
                 before = numbers[:, part][:, -1]
                 outputs.append(y)
         assert carried is not None
-        return torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0], carried
+        y = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+        return y + skipped, carried
+
+    def _in_chunks(self, u: Tensor) -> bool:
+        if self.convolution == "auto":
+            return u.device.type != "cpu"
+        return self.convolution == "chunks"
 
     def _receive(
         self,
