@@ -157,11 +157,13 @@ def memory_of_training(
         most = max(most, gradients + waiting + working - mlp_kept)
         most = max(most, gradients + mlp_working * span // length)
         inside = max(mixer.forward(batch, span, a), _mlp_forward(config, batch * span, a))
+        of_piece = batch * span * d * a
         if checkpointing != "none":
-            inside += batch * span * d * a
+            inside += of_piece
         if span < length:
             # Output and stream lie there in pieces and are then joined; the stream came in joined.
-            inside = stream + max(inside + branch_input, 2 * branch_input + stream)
+            joined = 2 * branch_input + stream
+            inside = stream + max(inside + branch_input - of_piece, joined)
         forward = max(forward, embeddings + branch_input + inside)
     weights = 4 * parameter_count(config)
     return Memory(
