@@ -1,15 +1,18 @@
-"""Tables that users write: TSV or CSV with a header, comments, and errors that name the line."""
+"""Tables that users write (TSV or CSV with a header, errors name the line), and figures of runs."""
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mambacore.errors import DataError
 
+_T = TypeVar("_T")
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
 
@@ -113,3 +116,22 @@ def read_curves(path: str | os.PathLike[str]) -> dict[str, Curve]:
                     xs.append(step)
                     ys.append(value)
     return curves
+
+
+def read_evaluations(folder: str | os.PathLike[str], read: Callable[[Any], _T]) -> list[_T]:
+    """Every JSON file of a folder in the order of names, as `read` takes its content; none if the
+    folder is missing.
+
+    Raises:
+        DataError: a file that is no JSON, or that `read` refuses with a DataError, by name.
+
+    >>> read_evaluations("nowhere", dict)
+    []
+    """
+    found = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            found.append(read(json.loads(path.read_text(encoding="utf-8"))))
+        except (DataError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from error
+    return found

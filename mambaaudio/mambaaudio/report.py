@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mambaaudio.info import describe
 from mambaaudio.plots import save_figure
 from mambaaudio.report_figures import curves_figure, pair_figure
 from mambaaudio.writer import WaveformWriter
+from mambacore import tables
 from mambacore.cache import atomic_write
 from mambacore.errors import DataError
 from mambacore.tables import Curve, read_curves
@@ -54,13 +54,8 @@ def read_evaluations(folder: str | Path) -> list[Evaluation]:
     Raises:
         DataError: a file that is not an evaluation, by name.
     """
-    found = []
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            found.append(Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (DataError, json.JSONDecodeError) as error:
-            raise DataError(f"{path}: {error}") from error
     order = {"test": 0, "val": 1}
+    found = tables.read_evaluations(folder, Evaluation.from_dict)
     return sorted(found, key=lambda e: order.get(e.split, 2))
 
 

@@ -21,6 +21,7 @@ from mambabio.evaluation_text import (
 from mambabio.info import describe
 from mambabio.multiqc import evaluation_sections, training_sections
 from mambabio.plots import confusion_figure, save_figure, training_curves, window_figure
+from mambacore import tables
 from mambacore.cache import atomic_write
 from mambacore.errors import DataError
 from mambacore.tables import Curve, read_curves
@@ -35,12 +36,7 @@ def read_evaluations(folder: str | PathLike[str]) -> list[Evaluation]:
     Raises:
         DataError: a file that is not an evaluation, by name.
     """
-    found = []
-    for path in sorted(Path(folder).glob("*.json")):
-        try:
-            found.append(Evaluation.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (DataError, json.JSONDecodeError) as error:
-            raise DataError(f"{path}: {error}") from error
+    found = tables.read_evaluations(folder, Evaluation.from_dict)
     return sorted(found, key=lambda e: (e.split, e.window))
 
 

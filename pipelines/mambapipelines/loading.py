@@ -6,11 +6,12 @@ any prefetching see exactly the batches that an uninterrupted one sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .interrupt import ignore_in_worker
@@ -86,28 +87,36 @@ def lag(workers: int, accumulate: int) -> int:
     return (workers * PREFETCH + 2) // accumulate + 2
 
 
-class ValidationBatches(Dataset):
-    """The windows of one rank, every `world_size`-th one, in batches of a fixed size.
+def places_of(count: int, rank: int, world_size: int, batch: int) -> list[NDArray[np.int64]]:
+    """Every `world_size`-th of so many rows, from the rank-th on, in batches of one size.
 
-    tiles: has a length and ``batch(indices)``, of which `convert` makes tensors.
+    >>> [places.tolist() for places in places_of(8, 1, 2, 3)]
+    [[1, 3, 5], [7]]
+    """
+    mine = np.arange(rank, count, world_size)
+    return [mine[first : first + batch] for first in range(0, len(mine), batch)]
+
+
+class ValidationBatches(Dataset):
+    """Batches of rows, the same each time.
+
+    tiles: has ``batch(places)``, of which `convert` makes tensors. places: of each batch's rows.
     """
 
     def __init__(
-        self, tiles: Any, rank: int, world_size: int, batch: int, convert: Callable[[Any], Any]
+        self, tiles: Any, places: Sequence[NDArray[np.int64]], convert: Callable[[Any], Any]
     ) -> None:
         self._tiles = tiles
-        self._mine = np.arange(rank, len(tiles), world_size)
-        self._batch = batch
+        self._places = places
         self._convert = convert
 
     def __len__(self) -> int:
-        return -(-len(self._mine) // self._batch)
+        return len(self._places)
 
     def __getitem__(self, index: int) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        chosen = self._mine[index * self._batch : (index + 1) * self._batch]
-        return self._convert(self._tiles.batch(chosen))
+        return self._convert(self._tiles.batch(self._places[index]))
 
     def __iter__(self) -> Iterator[Any]:
         return (self[i] for i in range(len(self)))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from mambaaudio.corpus import Corpus
 from mambaaudio.rows import AudioBatch, Layout
 from mambaaudio.windows import TrainingWindows, WindowSet, tile_windows
 
-from ..loading import BatchMaker, loader
+from ..loading import BatchMaker, ValidationBatches, loader
 from ..schedule import length_stages
 from ..training import StepData
 from .options import AudioDataOptions
@@ -47,25 +45,6 @@ class TrainingBatches:
 
     def __call__(self, number: int, window: int, batch: int) -> Batch:
         return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
-
-
-class ValidationBatches(Dataset):
-    """The batches of one rank, every `world_size`-th one; rows of like length go together."""
-
-    def __init__(self, tiles: WindowSet, rank: int, world_size: int, symbols: int) -> None:
-        self._tiles = tiles
-        self._mine: list[NDArray[np.int64]] = tiles.packed(symbols)[rank::world_size]
-
-    def __len__(self) -> int:
-        return len(self._mine)
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return to_tensors(self._tiles.batch(self._mine[index]))
-
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[i] for i in range(len(self)))
 
 
 class WaveformData(StepData):
@@ -106,7 +85,8 @@ class WaveformData(StepData):
             return []
         rank, world = self._place()
         symbols = max(self._options.tokens, self._options.window) * self.layout.per_sample
-        return loader(ValidationBatches(self.validation, rank, world, symbols), pin=self.on_gpu)
+        places = self.validation.packed(symbols)[rank::world]  # rows of like length go together
+        return loader(ValidationBatches(self.validation, places, to_tensors), pin=self.on_gpu)
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer

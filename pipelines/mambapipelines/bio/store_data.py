@@ -11,7 +11,7 @@ from mambabio.packing import PackedWindows
 from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW
 
-from ..loading import BatchMaker, ValidationBatches, loader
+from ..loading import BatchMaker, ValidationBatches, loader, places_of
 from ..schedule import length_stages
 from ..training import StepData
 from .options import WindowOptions
@@ -104,7 +104,8 @@ class StoreData(StepData):
         if self.validation is None:
             return []
         batch = max(1, self._options.tokens // self._options.window)
-        dataset = ValidationBatches(self.validation, *self._place(), batch, self._convert)
+        places = places_of(len(self.validation), *self._place(), batch)
+        dataset = ValidationBatches(self.validation, places, self._convert)
         return loader(dataset, pin=self.on_gpu)
 
 
