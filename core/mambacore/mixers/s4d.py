@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mambacore.parallel import SequenceGroup
 
 MAX_BLOCK = 1 << 14
+# Positions of all rows from which a CPU gains by chunks; below, their tables cost more than an FFT.
+_CHUNKS_FROM_CPU = (1 << 14) + 1
 _SCAN_CHUNK = 16
 # Of the largest temporary in one block of the scan with segments: the cache's size on a CPU, enough
 # work to fill the device elsewhere.
@@ -54,11 +56,11 @@ class S4DMixer(Mixer):
         y_t = 2 Re(C h_t) + D u_t
         out = GLU(out_proj(gelu(y)))
 
-    On a CPU a sequence is convolved by FFT in blocks of at most 2^14 positions, the state carried
-    between them: one transform over 2^20 positions would leak its rounding error back in time. The
-    kernel of a block comes from two short tables of powers, never from a (d_model, modes, length)
-    product. Elsewhere it is cut into chunks, matrix products of 128 positions, which move fewer
-    bytes. A single position runs the recurrence. With segments it is a chunked scan, since neither
+    A sequence is cut into chunks of 128 positions, which are matrix products. On a CPU, 16,384
+    positions (of all rows) and fewer are convolved by FFT, in blocks with the state carried between
+    them: one transform over all would leak its rounding error back in time. The kernel of a block
+    comes from two short tables of powers, never from a (d_model, modes, length) product. A single
+    position runs the recurrence. With segments it is a chunked scan, since neither of the two
     resets. All of it in float32 whatever the input's dtype (float64 for float64).
 
     Gu et al. 2022, "On the Parameterization and Initialization of Diagonal State Space Models"
@@ -72,7 +74,7 @@ class S4DMixer(Mixer):
         block: positions in one FFT block, at most 2^14.
 
     Attributes:
-        convolution: "fft", "chunks", or "auto", which chooses by the device.
+        convolution: "fft", "chunks", or "auto", which chooses by device and size.
 
     >>> mixer = S4DMixer(4, d_state=8)
     >>> x = torch.randn(2, 6, 4)
@@ -223,7 +225,7 @@ class S4DMixer(Mixer):
 
     def _in_chunks(self, u: Tensor) -> bool:
         if self.convolution == "auto":
-            return u.device.type != "cpu"
+            return u.device.type != "cpu" or u.shape[1] * u.shape[2] >= _CHUNKS_FROM_CPU
         return self.convolution == "chunks"
 
     def _receive(
