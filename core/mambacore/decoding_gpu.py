@@ -1,7 +1,7 @@
-"""A multi-scale model of Mamba mixers laid out for decoding on a GPU, in memory that stays put.
+"""A multi-scale model of Mamba and S4D laid out for decoding on a GPU, in memory that stays put.
 
 Every step of a period of `total_pool` steps is a fixed list of launches on fixed memory: what a
-CUDA graph can hold. See `mambakernels.decode.triton` for what a launch does.
+CUDA graph can hold. See `mambakernels.decode.triton` and `.triton_s4d` for what a launch does.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from mambacore.block import Block
 from mambacore.errors import UsageError
+from mambacore.mixers.diagonal import Diagonal
 from mambacore.mixers.mamba import MambaMixer
+from mambacore.mixers.s4d import S4DMixer
 from mambacore.multiscale import MultiScaleBackbone
 
 
@@ -23,16 +25,18 @@ def why_not(backbone: MultiScaleBackbone) -> str | None:
     for block in backbone.modules():
         if isinstance(block, Block):
             mixer = block.mixer
-            if not isinstance(mixer, MambaMixer):
+            if not isinstance(mixer, MambaMixer | S4DMixer):
                 return f"there is no fused step of its {type(mixer).__name__}"
-            if mixer.discretization != "euler" or block.mlp is not None:
-                return "fused steps are of Mamba mixers, Euler, without an MLP"
+            if isinstance(mixer, MambaMixer) and (
+                mixer.discretization != "euler" or block.mlp is not None
+            ):
+                return "fused steps of Mamba mixers are of Euler ones without an MLP"
     if backbone.norm_f.weight.dtype == torch.float64:
         return "it is float64"
     return None
 
 
-class _StageMemory:
+class _MambaStage:
     """Packed weights and states of the blocks of a stage, one launch a step."""
 
     def __init__(self, blocks: Any, rows: int, scratch: Tensor | None = None) -> None:
@@ -60,6 +64,59 @@ class _StageMemory:
         self._triton.stage(
             self.shape, x, added, out, self.weights, self.conv, self.ssm, self.scratch
         )
+
+
+class _S4DStage:
+    """The same of S4D blocks."""
+
+    def __init__(self, blocks: Any, rows: int) -> None:
+        from mambakernels.decode import triton, triton_s4d
+
+        self._triton = triton_s4d
+        mixer, mlp = blocks[0].mixer, blocks[0].mlp
+        hidden = 0 if mlp is None else mlp.fc2.in_features
+        self.shape = triton_s4d.StageShape(mixer.d_model, mixer.modes, hidden, blocks[0].norm.eps)
+        with torch.no_grad():
+            systems = [
+                Diagonal.discretise(m.log_dt, m.log_A_real, m.A_imag, m.C)
+                for m in (block.mixer for block in blocks)
+            ]
+            self.decays = torch.stack([torch.view_as_real(s.log_a.exp()) for s in systems])
+            parts = [_s4d_parts(block, s) for block, s in zip(blocks, systems, strict=True)]
+        self.weights = torch.stack([triton.pack(part) for part in parts])
+        device = self.weights.device
+        self.ssm = torch.zeros(len(blocks), rows, *self.decays.shape[1:], device=device)
+        self.scratch = torch.zeros(rows, self.shape.scratch, device=device)
+
+    def load(self, states: Any) -> None:
+        """Take over the mixers' states, one a block; None leaves zeros."""
+        for layer, state in enumerate(states or ()):
+            self.ssm[layer].copy_(torch.view_as_real(state.ssm.resolve_conj()))
+
+    def step(self, x: Tensor, added: Tensor | None, out: Tensor) -> None:
+        self._triton.stage(
+            self.shape, x, added, out, self.weights, self.decays, self.ssm, self.scratch
+        )
+
+
+def _s4d_parts(block: Any, system: Diagonal) -> list[Tensor]:
+    m = block.mixer
+    parts = [
+        block.norm.weight,
+        torch.view_as_real(system.b),
+        torch.view_as_real(system.c),
+        m.D,
+        m.out_proj.weight.t(),
+        m.out_proj.bias,
+    ]
+    if block.mlp is not None:
+        parts += [block.norm2.weight, block.mlp.fc1.weight.t(), block.mlp.fc2.weight.t()]
+    return [part.float() for part in parts]
+
+
+def _stage(blocks: Any, rows: int) -> _MambaStage | _S4DStage:
+    kind = _S4DStage if isinstance(blocks[0].mixer, S4DMixer) else _MambaStage
+    return kind(blocks, rows)
 
 
 def _parts(block: Block) -> list[Tensor]:
@@ -92,15 +149,15 @@ class _LevelMemory:
     def __init__(self, level: Any, state: Any, rows: int) -> None:
         device = level.up.blocks[0].norm.weight.device
         self.level, self.slowest = level, level.slowest
-        self.up = _StageMemory(level.up.blocks, rows)
-        self.down: _StageMemory | None = None
+        self.up = _stage(level.up.blocks, rows)
+        self.down: _MambaStage | _S4DStage | None = None
         self.out = torch.zeros(rows, level.width, device=device)
         if self.slowest:
             self.up.load(state)
             return
         self.pool, self.width = level.pool, level.width
         if level.down is not None:
-            self.down = _StageMemory(level.down.blocks, rows)
+            self.down = _stage(level.down.blocks, rows)
         self.pending = torch.zeros(rows, self.pool, self.width, device=device)
         self.frame = torch.zeros(rows, self.pool, self.width, device=device)
         if state is not None:

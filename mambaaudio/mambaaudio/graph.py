@@ -4,8 +4,8 @@ The slow levels run once in `total_pool` steps, so that many steps repeat exactl
 graph: all levels when due, the sampling on the device from uniforms that were uploaded before.
 Nothing waits for the host within a period; between two there are a launch and three copies.
 
-Models of Mamba mixers take fused steps (`mambacore.decoding_gpu`): a stage is one launch, head
-and draw another. Others are captured as their modules run them.
+Models of Mamba and S4D mixers take fused steps (`mambacore.decoding_gpu`): a stage is one launch,
+head and draw another. Others are captured as their modules run them.
 """
 
 from __future__ import annotations

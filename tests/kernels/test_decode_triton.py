@@ -22,13 +22,20 @@ def test_interpreted() -> None:
     run_interpreted(__file__)
 
 
-def _parts(phases: int, unet: bool = True):
+MAMBA = {"mixer_options": {"mamba": {"d_state": 6, "d_conv": 3}}}
+MIXED = {
+    "mixers": ("s4d", "s4d", "mamba"),
+    "mlp_expand": (1.35, 0.0, 0.0),
+    "mixer_options": {"s4d": {"d_state": 6}},
+}
+
+
+def _parts(phases: int, unet: bool = True, **options):
     torch.manual_seed(0)
     # Widths that are no powers of two.
     config = MultiScaleConfig(
-        d_model=20, pools=(2, 3), n_layer=2, expand=1.5, unet=unet,
-        mixer_options={"mamba": {"d_state": 6, "d_conv": 3}},
-    )  # fmt: skip
+        d_model=20, pools=(2, 3), n_layer=2, expand=1.5, unet=unet, **(options or MAMBA)
+    )
     backbone = MultiScaleBackbone(config).eval()
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
@@ -38,8 +45,8 @@ def _parts(phases: int, unet: bool = True):
     return backbone.to(DEVICE), embedding.to(DEVICE), head.to(DEVICE)
 
 
-def _check(phases: int, unet: bool, cut: int) -> None:
-    backbone, embedding, head = _parts(phases, unet)
+def _check(phases: int, unet: bool, cut: int, **options) -> None:
+    backbone, embedding, head = _parts(phases, unet, **options)
     codes = torch.randint(11, (2, cut + 9), generator=torch.Generator().manual_seed(1)).to(DEVICE)
     turn = torch.arange(codes.shape[1], device=DEVICE) % phases
     condition = torch.randn(2, 20, generator=torch.Generator().manual_seed(2)).to(DEVICE)
@@ -94,6 +101,7 @@ def _check_draws() -> None:
 def test_a_fused_step_is_the_modules(place: str) -> None:
     for phases, unet, cut in ((1, True, 0), (2, True, 6), (1, False, 8)):
         _check(phases, unet, cut)
+    _check(1, True, 6, **MIXED)
 
 
 @pytest.mark.parametrize("place", [pytest.param(DEVICE, marks=needs_a_place)])
@@ -103,11 +111,13 @@ def test_draws_follow_the_scores(place: str) -> None:
 
 @pytest.mark.skipif(INTERPRETED or DEVICE != "cuda", reason="compiled, not interpreted")
 def test_the_kernels_compile_for_a_gpu_also_where_there_is_none(monkeypatch) -> None:
-    from mambakernels.decode import triton
+    from mambakernels.decode import triton, triton_s4d
 
     kernels = {name: CompiledOnly(getattr(triton, name)) for name in ("_stage", "_head")}
     for name, kernel in kernels.items():
         monkeypatch.setattr(triton, name, kernel)
+    s4d = CompiledOnly(triton_s4d._stage)
+    monkeypatch.setattr(triton_s4d, "_stage", s4d)
     torch.manual_seed(0)
     backbone = MultiScaleBackbone(MultiScaleConfig(d_model=8, pools=(2,), n_layer=1)).eval()
     fused = DeviceDecoding(backbone, nn.Embedding(11, 8), nn.Linear(8, 11), None, None, 2)
@@ -118,10 +128,23 @@ def test_the_kernels_compile_for_a_gpu_also_where_there_is_none(monkeypatch) -> 
     fused.step(torch.zeros(2, dtype=torch.int64), 1, **whole)
     assert kernels["_stage"].compiled == 5  # two a step, and the slower level's
     assert kernels["_head"].compiled == 2
+    for mlp in (0, 1.35):
+        config = MultiScaleConfig(
+            d_model=8, pools=(2,), n_layer=1, mixers=("s4d", "mamba"), mlp_expand=(mlp, 0)
+        )
+        backbone = MultiScaleBackbone(config).eval()
+        fused = DeviceDecoding(backbone, nn.Embedding(11, 8), nn.Linear(8, 11), None, None, 2)
+        fused.step(torch.zeros(2, dtype=torch.int64), 0, scores=torch.empty(2, 11))
+    assert s4d.compiled == 4
 
 
 def test_what_has_no_fused_step_says_why() -> None:
     small = {"d_model": 8, "pools": (2,), "n_layer": 1}
-    assert "S4D" in (why_not(MultiScaleBackbone(MultiScaleConfig(mixers=("s4d",), **small))) or "")
+    attention = MultiScaleConfig(mixers=("attention",), **small)
+    assert "Attention" in (why_not(MultiScaleBackbone(attention)) or "")
+    assert (
+        why_not(MultiScaleBackbone(MultiScaleConfig(mixers=("s4d",), mlp_expand=1, **small)))
+        is None
+    )
     assert "MLP" in (why_not(MultiScaleBackbone(MultiScaleConfig(mlp_expand=1, **small))) or "")
     assert why_not(MultiScaleBackbone(MultiScaleConfig(**small))) is None
