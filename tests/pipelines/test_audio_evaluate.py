@@ -134,6 +134,8 @@ def test_score(run: Path, notes: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert [left[0], right[0]] == [f"{both}#left", f"{both}#right"]
     assert left[1:] == alone[1:]
     assert right[2] != left[2]
+    code, out, err = call(capsys, "score", *options, both)
+    assert "of its 2 channels, their mean is scored" in err
     bad = run.parent / "bad.wav"
     bad.write_text("no sound")
     code, out, err = call(capsys, "score", *options, files[0], bad)

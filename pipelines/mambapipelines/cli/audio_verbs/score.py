@@ -62,6 +62,11 @@ def main(argv: list[str], prog: str) -> int:
             if info.rate != model.config.rate:
                 rates = f"from {info.rate} Hz to {model.config.rate} Hz"
                 print(f"{path}: resampled {rates}", file=sys.stderr)
+            if info.channels > 1 and arguments.channel != "each":
+                heard = "their mean" if arguments.channel == "mix" else f"the {arguments.channel}"
+                print(
+                    f"{path}: of its {info.channels} channels, {heard} is scored", file=sys.stderr
+                )
             for voice, channel in voices(info.channels, arguments.channel):
                 score = score_file(
                     scorer,
