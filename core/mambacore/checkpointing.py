@@ -97,8 +97,9 @@ def run_branch(
         return branch(y)
     if mode == "selective":
         return _without_input(norm, y, stream, branch)
-    again = _Again(norm, y, stream, branch)
-    result = checkpoint(again, use_reentrant=False, preserve_rng_state=random)
+    again = _Again(norm, y, branch)
+    # Of the arguments it learns which device's random numbers it has to remember.
+    result = checkpoint(again, stream.detach(), use_reentrant=False, preserve_rng_state=random)
     again.first = None
     return result  # pyright: ignore[reportReturnType]
 
@@ -113,15 +114,15 @@ def renorm(norm: RMSNorm, stream: Tensor, dtype: torch.dtype) -> Tensor:
 class _Again:
     """A branch for `torch.utils.checkpoint`, whose input is computed again, not kept."""
 
-    def __init__(self, norm: RMSNorm, y: Tensor, stream: Tensor, branch: Branch) -> None:
+    def __init__(self, norm: RMSNorm, y: Tensor, branch: Branch) -> None:
         self.first: Tensor | None = y
-        self.norm, self.dtype, self.stream = norm, y.dtype, stream.detach()
+        self.norm, self.dtype = norm, y.dtype
         self.branch = branch
 
-    def __call__(self) -> tuple[Tensor, Any]:
+    def __call__(self, stream: Tensor) -> tuple[Tensor, Any]:
         if self.first is not None:
             return self.branch(self.first)
-        y = renorm(self.norm, self.stream, self.dtype)
+        y = renorm(self.norm, stream, self.dtype)
         return self.branch(y.requires_grad_())
 
 

@@ -143,14 +143,12 @@ class TrainerOptions:
             "auto where a --trainer.memory_budget is given",
         )
 
-        for name, single in (("accumulate_grad_batches", 1), ("sequence_parallel", 1)):
-            value = getattr(self, name)
-            require(
-                not self.cuda_graphs or value == single,
-                f"--trainer.{name}",
-                value,
-                f"{single} with --trainer.cuda_graphs",
-            )
+        require(
+            not self.cuda_graphs or self.sequence_parallel == 1,
+            "--trainer.sequence_parallel",
+            self.sequence_parallel,
+            "1 with --trainer.cuda_graphs",
+        )
 
     @property
     def budget_bytes(self) -> int | None:
