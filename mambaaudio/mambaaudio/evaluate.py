@@ -59,7 +59,7 @@ def evaluate(
         floors: from `corpus_floors`, which is the default; () for none.
         contexts: context lengths in samples to compare, on the same targets: stretches of 4,096
             samples, each predicted anew after so many samples before it.
-        context_blocks: such stretches at most, spread evenly over the split.
+        context_blocks: such stretches at most, of every recording that is long enough.
         without: speakers to leave out, each for a row of its own.
         progress: called with samples done and in all.
 
@@ -198,16 +198,9 @@ def _contexts(
     if contexts[0] < 1:
         raise UsageError(f"a context of {contexts[0]} samples: give at least 1")
     longest = contexts[-1]
-    room = [max(0, r.length - longest - TARGET + 1) for r in recordings]
-    if not sum(room):
+    targets = _targets(recordings, longest, blocks)
+    if not targets:
         return (), 0, f"no recording is longer than {longest:,} + {TARGET:,} samples"
-    ends = np.cumsum(room)
-    spread = np.linspace(0, ends[-1] - 1, min(blocks, int(ends[-1]))).astype(np.int64)
-    targets = []
-    for place in np.unique(spread):
-        which = int(np.searchsorted(ends, place, side="right"))
-        recording = recordings[which]
-        targets.append((recording, int(place - ends[which] + room[which]) + longest))
     result = []
     for context in contexts:
         codes = [
@@ -219,3 +212,24 @@ def _contexts(
         costs = scorer.batch(codes, labels, speakers)
         result.append(ContextRow(context, float(np.mean([c[-TARGET:].mean() for c in costs]))))
     return tuple(result), len(targets) * TARGET, None
+
+
+def _targets(
+    recordings: Sequence[Recording], longest: int, blocks: int
+) -> list[tuple[Recording, int]]:
+    """At most so many stretches that have the longest context before them: recording and start.
+
+    Every recording that is long enough has one, where they are not too many; the others go to
+    the longer ones, evenly spread in each.
+    """
+    room = [(r, r.length - longest - TARGET + 1) for r in recordings]
+    room = [(recording, places) for recording, places in room if places > 0]
+    if len(room) > blocks:
+        room = [room[i * len(room) // blocks] for i in range(blocks)]
+    ends = np.cumsum([places for _, places in room])
+    found = []
+    further = np.diff(np.rint((blocks - len(room)) * ends / ends[-1:]), prepend=0)
+    for (recording, places), more in zip(room, further, strict=True):
+        starts = np.unique(np.linspace(0, places - 1, 1 + int(more)).astype(np.int64))
+        found += [(recording, longest + int(start)) for start in starts]
+    return found

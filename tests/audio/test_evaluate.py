@@ -122,6 +122,27 @@ def test_context_is_what_was_heard_before_the_same_targets(tmp_path: Path) -> No
     assert short.bits == pytest.approx(8 * 400 / TARGET, abs=1e-3)
 
 
+def test_every_recording_that_is_long_enough_is_among_the_targets(tmp_path: Path) -> None:
+    """One of three stretches is noise, which whoever expects a period is wrong about."""
+    period = np.random.default_rng(0).uniform(-0.9, 0.9, 1000)
+    noise = np.random.default_rng(1).uniform(-0.9, 0.9, 2000 + TARGET)
+    for name, wave in {"a": np.tile(period, 40), "b": noise, "c": period}.items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, RATE, subtype="PCM_16")
+    corpus = build_corpus(
+        load_samples(tmp_path), tmp_path / "c", validation=0, log=lambda line: None
+    )
+    scorer: Any = Scorer(_Remembers(WaveformConfig(RATE), 1000), chunk=1 << 14)
+    bits = []
+    for blocks in (3, 1):
+        options = {"floors": (), "contexts": (2000,), "context_blocks": blocks}
+        found = evaluate(scorer, corpus, split="train", **options)
+        assert found.context_targets == blocks * TARGET
+        bits.append(found.contexts[0].bits)
+    wrong = 20 / math.log(2)
+    assert bits[0] == pytest.approx(wrong / 3, rel=0.02)
+    assert bits[1] < 1e-4
+
+
 def test_what_does_not_fit_is_said(corpus: Corpus) -> None:
     model = _model(corpus)
     with pytest.raises(UsageError, match="left out"):
