@@ -115,13 +115,13 @@ def test_efficiency_measures(tmp_path: Path) -> None:
     assert all(float(row["tokens_per_s"]) > 0 for row in rows if row["what"] == "generation")
 
 
-def _fake_encode(folder: Path) -> Path:
-    """Two species that differ in composition, in the layout of the real data."""
+def _fake_encode(folder: Path, *more: tuple[str, float]) -> Path:
+    """Two species (and more) that differ in composition, in the layout of the real data."""
     random = np.random.default_rng(0)
     for region, bases in (("ENm001", 6000), ("ENm002", 2000)):
         target = folder / "dna" / "encode_may2005" / region
         target.mkdir(parents=True)
-        for name, share in (("cow", 0.4), ("dog", 0.1)):
+        for name, share in (("cow", 0.4), ("dog", 0.1), *more):
             odds = [share, share, 0.5 - share, 0.5 - share]
             letters = "".join(random.choice(list("ATGC"), bases, p=odds))
             (target / f"{name}.{region}.fa").write_text(f">{name}|{region}\n{letters}\n")
@@ -130,7 +130,7 @@ def _fake_encode(folder: Path) -> Path:
 
 def test_species_learns_and_pretrains(tmp_path: Path) -> None:
     data = _fake_encode(tmp_path / "data")
-    rows, results = _run("encode-five", tmp_path / "out", "--data", str(data))
+    rows, results = _run("encode-ablation", tmp_path / "out", "--data", str(data))
     assert len(rows) == 4  # two variants, two windows
     assert all(float(row["macro_accuracy"]) > 0.9 for row in rows)
     assert all(float(row["chance"]) == 0.5 for row in rows)
@@ -138,6 +138,22 @@ def test_species_learns_and_pretrains(tmp_path: Path) -> None:
     assert len(results["evaluations"]) == 4
     environment = tmp_path / "out" / "runs" / "pretrained-0-64" / "environment.json"
     assert json.loads(environment.read_text())["init"]
+
+
+def test_groups_of_species_are_scored_with_one_model(tmp_path: Path) -> None:
+    data = _fake_encode(tmp_path / "data", ("human", 0.25))
+    rows, _ = _run("encode-mammals", tmp_path / "out", "--data", str(data))
+    assert [(row["group"], row["window"]) for row in rows] == [
+        (group, window) for window in ("64", "128") for group in ("two", "three")
+    ]
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+    chances = {row["group"]: float(row["chance"]) for row in rows}
+    assert chances == pytest.approx({"two": 1 / 2, "three": 1 / 3})
+    accuracy = {(row["group"], row["window"]): float(row["macro_accuracy"]) for row in rows}
+    assert accuracy["two", "128"] > 0.9
+    assert accuracy["three", "128"] > 0.7
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert "| three: best k-mer classifier |" in table
 
 
 def test_language_models_learn(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ The work is that of ``mambabio fit`` and ``mambabio evaluate``, called in this p
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,6 +60,8 @@ class Config:
         trained: windows to train at, a model each; each window is scored by the one that was
             trained at the longest window that is not longer. `data.window` alone when empty.
         others: also train on the source's other labels; `labels` alone may be called.
+        groups: sets of classes by name, each scored by itself with the same models (which need
+            `others`), in place of `labels`.
         baselines: also fit the k-mer classifiers.
         variants: name to what it changes, by dotted name ({model.mixer: s4d}) or `others`;
             `pretrained: true` starts from the language model of `pretraining`. Empty: one model
@@ -78,6 +80,7 @@ class Config:
     split: Literal["val", "test"] = "test"
     trained: tuple[int, ...] = ()
     others: bool = False
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
     baselines: bool = True
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     pretraining: Pretraining = field(default_factory=Pretraining)
@@ -89,6 +92,9 @@ class Config:
     def __post_init__(self) -> None:
         require(len(self.windows) > 0, "--windows", self.windows, "at least one length")
         require(len(self.seeds) > 0, "--seeds", self.seeds, "at least one number")
+        if self.groups:
+            require(not self.labels, "--labels", self.labels, "empty beside --groups")
+            require(self.others, "--others", self.others, "true with --groups")
         for name, changes in self.variants.items():
             changed_sections(self, changes, f"variants.{name}", beside=_OWN)
 
@@ -104,31 +110,40 @@ def run(config: Config, context: Context) -> Result:
         "mtdna": sheets.mtdna_sheet,
         "great-apes": sheets.great_apes_sheet,
     }[config.source]
-    samples = make(folder, config.labels, context.out)
-    wide = context.out / "others"
-    wide.mkdir(exist_ok=True)
-    every = make(folder, (), wide)
+    groups = config.groups or {"": config.labels}
+    sheets_of = {
+        group: make(folder, labels, _subfolder(context.out, group and f"group {group}"))
+        for group, labels in groups.items()
+    }
+    every = make(folder, (), _subfolder(context.out, "others"))
     variants = config.variants or {config.model.mixer: {}}
     init = None
     if any(changes.get(_PRETRAINED) for changes in variants.values()):
         require(config.source == "encode", "--pretraining", config.source, "used with encode")
         init = _pretrain(config, context, folder)
-    scorer = _Scorer(config, context, samples)
+    scorers = [_Scorer(config, context, sheet, group) for group, sheet in sheets_of.items()]
     for name, changes in variants.items():
         sections = changed_sections(config, changes, f"variants.{name}", beside=_OWN)
         if changes.get(_PRETRAINED):
             assert init is not None
             sections["model"] = dataclasses.replace(sections["model"], init=str(init))
         for seed in config.seeds:
-            training = every if changes.get(_OTHERS, config.others) else samples
+            training = every if changes.get(_OTHERS, config.others) else sheets_of[""]
             folders = {}
             for window in config.trained or (config.data.window,):
                 folders[window] = context.out / "runs" / f"{_file_name(name)}-{seed}-{window}"
                 _fit(context, training, sections, seed, window, folders[window])
             for window in config.windows:
                 chosen = max((w for w in folders if w <= window), default=min(folders))
-                scorer.score(name, seed, folders[chosen], window)
-    return _result(config, context, scorer)
+                for scorer in scorers:
+                    scorer.score(name, seed, folders[chosen], window)
+    return _result(config, context, scorers)
+
+
+def _subfolder(out: Path, name: str) -> Path:
+    folder = out / _file_name(name) if name else out
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _fit(
@@ -187,8 +202,9 @@ def _pretrain(config: Config, context: Context, folder: Path) -> Path:
 class _Scorer:
     """Scores trained runs, with the k-mer baselines of a window fitted once."""
 
-    def __init__(self, config: Config, context: Context, samples: Path) -> None:
+    def __init__(self, config: Config, context: Context, samples: Path, group: str) -> None:
         self._config, self._context, self._samples = config, context, samples
+        self.group = group
         self._baselines: dict[int, Any] = {}
         self.evaluations: dict[tuple[str, int, int], Evaluation] = {}
 
@@ -224,11 +240,13 @@ class _Scorer:
             log=_quiet,
         )
         self.evaluations[name, seed, window] = evaluation
-        evaluation.save(folder / "evaluation")
-        context.say(f"{name}, seed {seed}: {evaluation.headline}")
+        evaluation.save(folder / _file_name(f"evaluation {self.group}".strip()))
+        what = ", ".join(part for part in (self.group, name, f"seed {seed}") if part)
+        context.say(f"{what}: {evaluation.headline}")
         subset = evaluation.excluding_near_duplicates
         context.add(
             {
+                "group": self.group,
                 "variant": name,
                 "seed": seed,
                 "window": window,
@@ -257,47 +275,57 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-def _result(config: Config, context: Context, scorer: _Scorer) -> Result:
+def _result(config: Config, context: Context, scorers: list[_Scorer]) -> Result:
     from .figures import line_figure
     from .results import Result
 
-    rows, windows = context.rows, config.windows
-    table = [["macro accuracy", "seed", *(f"{window:,}" for window in windows)]]
+    table = [["macro accuracy", "seed", *(f"{window:,}" for window in config.windows)]]
+    panels, levels = [], {}
+    for scorer in scorers:
+        rows = [row for row in context.rows if row["group"] == scorer.group]
+        lines = _add_rows(config, table, rows, f"{scorer.group}: " if scorer.group else "")
+        classes = len(config.groups.get(scorer.group, config.labels)) or "all"
+        title = f"{config.source}, {scorer.group or f'{classes} classes'}"
+        panels.append((title, lines, "bases in a window", "macro accuracy"))
+        levels[f"chance, {scorer.group}" if scorer.group else "chance"] = rows[0]["chance"]
+    figure = line_figure(panels, levels=levels)
+    evaluations = [
+        {"group": scorer.group, "variant": name, "seed": seed, **evaluation.to_dict()}
+        for scorer in scorers
+        for (name, seed, _), evaluation in scorer.evaluations.items()
+    ]
+    return Result(context.rows, table, figure, {"evaluations": evaluations})
+
+
+def _add_rows(
+    config: Config, table: list[list[str]], rows: Sequence[Mapping[str, Any]], before: str
+) -> dict[str, list[Any]]:
+    """Append a group's rows, each begun with `before`, to the table; returns its curves."""
     lines: dict[str, list[Any]] = {}
-    runs = dict.fromkeys((row["variant"], row["seed"]) for row in rows)
-    for name, seed in runs:
+    for name, seed in dict.fromkeys((row["variant"], row["seed"]) for row in rows):
         mine = {r["window"]: r for r in rows if (r["variant"], r["seed"]) == (name, seed)}
         cells = [
             f"{m['macro_accuracy']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for m in mine.values()
         ]
-        table.append([name, str(seed), *cells])
+        table.append([before + name, str(seed), *cells])
         if any(m["without_near_duplicates"] is not None for m in mine.values()):
             without = [m["without_near_duplicates"] for m in mine.values()]
             cells = ["-" if value is None else f"{value:.3f}" for value in without]
-            table.append([f"{name}, without near-duplicates", str(seed), *cells])
+            table.append([f"{before}{name}, without near-duplicates", str(seed), *cells])
         scores = [m["macro_accuracy"] for m in mine.values()]
         lines.setdefault(name, []).append((list(mine), scores))
-    firsts = [next(r for r in rows if r["window"] == window) for window in windows]
+    firsts = [next(r for r in rows if r["window"] == window) for window in config.windows]
     if config.baselines and any(row["baseline"] for row in firsts):
         cells = [
             f"{r['baseline_macro_accuracy']:.3f} ({r['baseline']})" if r["baseline"] else "-"
             for r in firsts
         ]
-        table.append(["best k-mer classifier", "", *cells])
+        table.append([f"{before}best k-mer classifier", "", *cells])
         found = [r for r in firsts if r["baseline"]]
         curve = ([r["window"] for r in found], [r["baseline_macro_accuracy"] for r in found])
         lines["k-mer"] = [curve]
     cells = ["-" if r["n_only"] is None else f"{r['n_only']:.3f}" for r in firsts]
-    table.append(["a tree on runs of N, before they are cut", "", *cells])
-    table.append(["chance", "", *(f"{r['chance']:.3f}" for r in firsts)])
-    table.append([f"{config.split} windows", "", *(f"{r['windows']:,}" for r in firsts)])
-    title = f"{config.source}, {len(config.labels) or 'all'} classes"
-    figure = line_figure(
-        [(title, lines, "bases in a window", "macro accuracy")],
-        levels={"chance": firsts[0]["chance"]},
-    )
-    evaluations = [
-        {"variant": name, "seed": seed, **evaluation.to_dict()}
-        for (name, seed, _), evaluation in scorer.evaluations.items()
-    ]
-    return Result(rows, table, figure, {"evaluations": evaluations})
+    table.append([f"{before}a tree on runs of N, before they are cut", "", *cells])
+    table.append([f"{before}chance", "", *(f"{r['chance']:.3f}" for r in firsts)])
+    table.append([f"{before}{config.split} windows", "", *(f"{r['windows']:,}" for r in firsts)])
+    return lines
