@@ -25,7 +25,7 @@ from mambacore.mixers import S4DMixer
 
 SHAPES = ((16, 16_000, 64), (16, 4_000, 128), (1, 2**20, 64))  # batch, length, channels
 FLOPS = 1_536  # a position and channel at 32 modes, forward and backward
-BYTES = 126
+BYTES = 112
 COLUMNS = (
     "what", "batch", "length", "channels", "median_ms", "p10_ms", "p90_ms", "floor_ms",
     "times_floor", "peak_gib", "gpu",

@@ -13,9 +13,9 @@ the batch innermost, so that each level's product runs on contiguous memory, wit
 
 Counted for each position and channel at n = 32 modes in float32: 512 flops forward, 1,024 backward
 (at 50 TFLOP/s without tensor cores 0.17 and 0.34 ms of 16 x 16,000 x 64); 44 bytes forward (u cut,
-read twice; l written, read twice, states written, read; y written, added to, put in order), 82
-backward, 0.2 and 0.4 ms at 3.8 TB/s, of which the products hide half. An FFT of twice the length
-in blocks moves about 100 and 200. Saved for the backward: u and the states, 6 bytes.
+read twice; l written, read twice; states written, read; y written, added to, put in order), 68
+backward (0.19 and 0.29 ms at 3.8 TB/s), partly hidden behind the flops. Saved for the backward: u
+and the states, 6 bytes. Half of the Toeplitz product multiplies zeros.
 
 Shape suffixes: d channels, B batch, L length, n modes, T chunk, W chunks in a group, P all chunks.
 """
@@ -117,94 +117,138 @@ def convolve_chunks(
         skip: (d,) weight of u itself in the output.
         carried: (d, B, n) complex state before the first position, None for zero.
     """
-    batch, length = u.shape[1:]
-    modes = system.c.shape[1]
-    cut = _Cut.of(batch, length)
-    dtype, width = system.c.real.dtype, cut.width
-    # a^T, ..., a^0: float64 until they are tables.
-    exponents = torch.arange(width, -1, -1, device=u.device, dtype=torch.float64)
-    powers = (system.log_a[..., None] * exponents).exp().to(system.c.dtype)
-    twice = 2 * system.c[..., None]
-    ends = powers[..., 1:] * system.b[..., None]
-    kernel = (twice * ends).real.sum(dim=1)
-    kernel[:, -1] += skip
-    response = (twice * powers[..., :-1].flip(-1)).conj_physical()
-
-    before = None if carried is None else torch.view_as_real(carried).flatten(2)
-    ends = _rows(ends)
-    y, before = _Convolution.apply(
-        u, _toeplitz(kernel), ends, _rows(response), system.log_a, before, cut
-    )
-    u_last = u[..., length - cut.rest :].to(dtype)
-    added = u_last @ ends[..., width - cut.rest :].mT
-    before, added = (
-        torch.view_as_complex(part.unflatten(2, (modes, 2))) for part in (before, added)
-    )
-    return y, before * powers[:, None, :, width - cut.rest] + added
+    cut = _Cut.of(*u.shape[1:])
+    b = system.b[:, None]
+    # Within, states are in units of b: the input enters unweighted.
+    before = None if carried is None else torch.view_as_real(carried / b).flatten(2)
+    weight = 2 * system.c * system.b
+    y, after = _Convolution.apply(u, system.log_a, weight, skip, before, cut)
+    return y, torch.view_as_complex(after.unflatten(2, (-1, 2))) * b
 
 
-def _toeplitz(kernel: Tensor) -> Tensor:
-    """(d, T, T) with k[i - j] at row i, column j <= i, zero above, from k reversed (d, T)."""
-    width = kernel.shape[1]
-    # A row too long by one, repeated, moves one to the right in every row of a matrix.
-    tiled = torch.nn.functional.pad(kernel, (0, width + 1))[:, None].expand(-1, width, -1)
-    start = tiled.flatten(1)[:, width - 1 : -1]
-    return start.unflatten(1, (width, -1))[..., :width]
+class _Matrices(NamedTuple):
+    """What multiplies chunks and states; one for each channel.
 
+    powers: (d, n, T + 1) complex, a^0 to a^T.
+    toeplitz: (d, T, T) k[i - j] at row j, column i >= j; zero below.
+    ends: (d, 2n, T) real and imaginary part of every mode in turn of a^(T - 1 - j).
+    response: (d, 2n, T) what multiplies the parts of a state for the output i: of w a^(i + 1).
+    """
 
-def _rows(values: Tensor) -> Tensor:
-    """(d, 2n, T): real and imaginary part of every mode in turn, of (d, n, T) complex."""
-    return torch.view_as_real(values).transpose(2, 3).flatten(1, 2)
+    powers: Tensor
+    toeplitz: Tensor
+    ends: Tensor
+    response: Tensor
+
+    @staticmethod
+    def of(log_a: Tensor, weight: Tensor, skip: Tensor, width: int) -> _Matrices:
+        index = torch.arange(width + 1, device=log_a.device, dtype=torch.float64)
+        # float64 until they are tables.
+        powers = (log_a[..., None] * index).exp().to(weight.dtype)
+        weighted = weight[..., None] * powers
+        kernel = weighted[..., :-1].real.sum(dim=1)
+        kernel[:, 0] += skip
+        # A row too long by one, repeated, moves one to the right in every row of a matrix.
+        tiled = torch.nn.functional.pad(kernel, (0, width + 1))[:, None].expand(-1, width, -1)
+        toeplitz = tiled.flatten(1)[:, :-width].unflatten(1, (width, -1))[..., :width]
+        parts = torch.view_as_real(powers[..., :-1]).transpose(2, 3)
+        response = torch.view_as_real(weighted[..., 1:].conj_physical()).transpose(2, 3)
+        return _Matrices(powers, toeplitz, parts.flip(3).flatten(1, 2), response.flatten(1, 2))
 
 
 class _Convolution(torch.autograd.Function):
-    """y (d, B, L) and the state (d, B, 2n) before the last chunk."""
+    """y (d, B, L) and the final state (d, B, 2n)."""
 
     @staticmethod
     def forward(
         ctx: Any,
         u: Tensor,
-        toeplitz: Tensor,
-        ends: Tensor,
-        response: Tensor,
         log_a: Tensor,
+        weight: Tensor,
+        skip: Tensor,
         carried: Tensor | None,
         cut: _Cut,
     ) -> tuple[Tensor, Tensor]:
-        rows = cut.split(u, toeplitz.dtype)
-        tables = _tables(log_a, cut, toeplitz.dtype)
-        states = _empty_slots(rows, ends.shape[1], cut)
+        matrices = _Matrices.of(log_a, weight, skip, cut.width)
+        tables = _tables(log_a, cut, skip.dtype)
+        rows = cut.split(u, skip.dtype)
+        states = _empty_slots(rows, matrices.ends.shape[1], cut)
         inner = rows.shape[1] // cut.digits[0]
-        _product(ends, rows.mT, states[..., inner:])
+        _product(matrices.ends, rows.mT, states[..., inner:])
         border = None if carried is None else carried.mT
         states = _pass_on(states, tables, border, adjoint=False)[..., :-inner]
-        y = rows @ toeplitz.mT
-        y.baddbmm_(states.mT, response)
-        ctx.save_for_backward(rows, states, toeplitz, ends, response, log_a, *tables)
+        y = rows @ matrices.toeplitz
+        y.baddbmm_(states.mT, matrices.response)
+        ends = matrices.ends[..., cut.width - cut.rest :]
+        after = _times(_last(states.mT, cut), matrices.powers[:, None, :, cut.rest])
+        after.baddbmm_(_last(rows, cut)[..., : cut.rest], ends.mT)
+        ctx.save_for_backward(rows, states, log_a, weight, *matrices, *tables)
         ctx.cut, ctx.dtype, ctx.carries = cut, u.dtype, carried is not None
-        return cut.join(y), _chunk(states, cut).mT.clone(memory_format=torch.contiguous_format)
+        ctx.set_materialize_grads(False)
+        return cut.join(y), after
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        rows, states, toeplitz, ends, response, log_a, *tables = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        rows, states, log_a, weight, *rest = ctx.saved_tensors
+        matrices, tables = _Matrices(*rest[:4]), rest[4:]
         cut: _Cut = ctx.cut
         with torch.autocast(rows.device.type, enabled=False):
-            dy = cut.split(grads[0], rows.dtype)
+            output, after = grads
+            dy = torch.zeros_like(rows) if output is None else cut.split(output, rows.dtype)
             inner = rows.shape[1] // cut.digits[0]
-            slots = _empty_slots(rows, ends.shape[1], cut)
-            dstates = slots[..., :-inner]
-            _product(response, dy.mT, dstates)
-            _chunk(dstates, cut).add_(grads[1].mT)
+            slots = _empty_slots(rows, states.shape[1], cut)
+            _product(matrices.response, dy.mT, slots[..., :-inner])
+            if after is not None:
+                power = matrices.powers[:, None, :, cut.rest].conj()
+                _last(slots[..., :-inner].mT, cut).add_(_times(after, power))
             # Slot 0 is the gradient of the state before a group, the others of what chunks add.
             slots = _pass_on(slots, tables, None, adjoint=True)
             dlocal = slots[..., inner:]
-            du = None
-            if ctx.needs_input_grad[0]:
-                du = dy @ toeplitz
-                du = cut.join(du.baddbmm_(dlocal.mT, ends), channels_last=ctx.dtype)
-            dlog_a = _decay_gradient(dlocal, states, log_a, cut.width)
+            du = dy @ matrices.toeplitz.mT
+            du.baddbmm_(dlocal.mT, matrices.ends)
+            dends = dlocal @ rows
+            dpower = _decay_gradient(dlocal, states, log_a, cut.width)
+            if after is not None:
+                first = cut.width - cut.rest
+                _last(du, cut)[..., : cut.rest].baddbmm_(after, matrices.ends[..., first:])
+                dends[..., first:].baddbmm_(after.mT, _last(rows, cut)[..., : cut.rest])
+                last = _last(states.mT, cut).mT
+                dpower += _decay_gradient(after.mT, last, log_a, cut.rest)
+            found = _matrix_gradients(matrices, log_a, weight, rows.mT @ dy, dends, states @ dy)
+            dlog_a, dweight, dskip = found
             dcarried = slots[..., : cut.batch].mT if ctx.carries else None
-            return du, dy.mT @ rows, dlocal @ rows, states @ dy, dlog_a, dcarried, None
+            du = cut.join(du, channels_last=ctx.dtype)
+            return du, dlog_a + dpower, dweight, dskip, dcarried, None
+
+
+def _matrix_gradients(
+    matrices: _Matrices,
+    log_a: Tensor,
+    weight: Tensor,
+    dtoeplitz: Tensor,
+    dends: Tensor,
+    dresponse: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of log a, the weight and the skip through the matrices."""
+    width = dtoeplitz.shape[1]
+    padded = torch.nn.functional.pad(dtoeplitz, (0, width))
+    diagonals = padded.as_strided(dtoeplitz.shape, (2 * width * width, 2 * width + 1, 1))
+    dkernel = diagonals.sum(dim=1)
+    # Of w a^l: in the kernel for l < T, in the response for l > 0. In float64, as sums that cancel.
+    parts = log_a.real.new_zeros(*log_a.shape, width + 1, 2)
+    real, imaginary = parts.unbind(-1)
+    dresponse = dresponse.unflatten(1, (-1, 2))
+    real[..., 1:] = dresponse[:, :, 0]
+    imaginary[..., 1:] -= dresponse[:, :, 1]
+    real[..., :-1] += dkernel[:, None]
+    turned = torch.view_as_complex(parts) * matrices.powers.conj()
+    # A power's gradient times its conjugate, weighted by the exponent, is log a's.
+    total = turned * weight.conj()[..., None]
+    dends = dends.unflatten(1, (-1, 2)).flip(3).double()
+    ends = torch.complex(dends[:, :, 0], dends[:, :, 1])
+    total[..., :-1] += ends * matrices.powers[..., :-1].conj()
+    index = torch.arange(width + 1, device=log_a.device, dtype=torch.float64)
+    return (total * index).sum(dim=-1), turned.sum(dim=-1), dkernel[:, 0]
 
 
 def _empty_slots(rows: Tensor, modes: int, cut: _Cut) -> Tensor:
@@ -213,9 +257,15 @@ def _empty_slots(rows: Tensor, modes: int, cut: _Cut) -> Tensor:
     return rows.new_empty(len(rows), modes, (cut.digits[0] + 1) * inner)
 
 
-def _chunk(states: Tensor, cut: _Cut) -> Tensor:
-    """(d, 2n, B) view of states (d, 2n, P): the chunk with the last position."""
-    return states.unflatten(2, (*cut.digits, cut.batch))[(slice(None), slice(None), *cut.last)]
+def _last(chunks: Tensor, cut: _Cut) -> Tensor:
+    """(d, B, k) view of (d, P, k): the chunk with the last position."""
+    return chunks.unflatten(1, (*cut.digits, cut.batch))[(slice(None), *cut.last)]
+
+
+def _times(parts: Tensor, factor: Tensor) -> Tensor:
+    """Numbers (d, B, 2n), real and imaginary part in turn, times complex (d, 1, n)."""
+    values = torch.view_as_complex(parts.contiguous().unflatten(2, (-1, 2)))
+    return torch.view_as_real(values * factor).flatten(2)
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
@@ -277,9 +327,9 @@ def _pass_on(
     return ((table.mT if adjoint else table) @ square).view(slots.shape)
 
 
-def _decay_gradient(dlocal: Tensor, states: Tensor, log_a: Tensor, width: int) -> Tensor:
-    """Gradient of log a through a^T, which takes each state s to the next: dl conj(a^T s)."""
-    pairs = (dlocal @ states.mT).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+def _decay_gradient(dresult: Tensor, states: Tensor, log_a: Tensor, exponent: int) -> Tensor:
+    """Gradient of log a through results a^exponent s, both (d, 2n, any): of dresult conj(...)."""
+    pairs = (dresult @ states.mT).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
     pairs = pairs.diagonal(dim1=1, dim2=3).double()
     total = torch.complex(pairs[:, 0, 0] + pairs[:, 1, 1], pairs[:, 1, 0] - pairs[:, 0, 1])
-    return total * (log_a * width).exp().conj() * width
+    return total * (log_a * exponent).exp().conj() * exponent
