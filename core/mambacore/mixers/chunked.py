@@ -47,14 +47,20 @@ class _Cut(NamedTuple):
         width = min(length, _WIDTH)
         rest, digits = math.ceil(length / width), []
         while rest > _GROUP:
-            groups = math.ceil(rest / _GROUP)
-            digits.append(math.ceil(rest / groups))
-            rest = groups
+            # The least padding, then the smallest tables.
+            least = min(math.ceil(rest / _GROUP), _GROUP)
+            digit = min(
+                range(max(least, 2), _GROUP + 1),
+                key=lambda d: (d * math.ceil(rest / d), d * d + math.ceil(rest / d) ** 2),
+            )
+            digits.append(digit)
+            rest = math.ceil(rest / digit)
         return _Cut(batch, length, width, (*digits, rest))
 
     @property
-    def padding(self) -> int:
-        return math.prod(self.digits) * self.width - self.length
+    def span(self) -> int:
+        """Positions in a group of the highest level."""
+        return math.prod(self.digits[:-1]) * self.width
 
     @property
     def last(self) -> tuple[int, ...]:
@@ -77,31 +83,39 @@ class _Cut(NamedTuple):
         return rows.permute(0, count + 1, *range(count, 0, -1), count + 2)
 
     def parts(self, values: Tensor) -> Tensor:
-        """The same view of values (d, B, padded L)."""
-        return values.unflatten(2, (*reversed(self.digits), self.width))
+        """The same view of values (d, B, whole groups)."""
+        return values.unflatten(2, (-1, *self.digits[-2::-1], self.width))
 
     def split(self, values: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows (d, P, T) of values (d, B, L), with zeros behind the last."""
-        if self.padding and values.stride(2) == 1:
-            values = torch.nn.functional.pad(values, (0, self.padding))
-        elif self.padding:  # In the order of memory, (B, L, d).
-            padded = torch.nn.functional.pad(values.permute(1, 2, 0), (0, 0, 0, self.padding))
-            values = padded.permute(2, 0, 1)
         chunks = math.prod(self.digits) * self.batch
         rows = values.new_empty(values.shape[0], chunks, self.width, dtype=dtype)
-        self.in_order(rows).copy_(self.parts(values))
+        ordered = self.in_order(rows)
+        groups, tail = divmod(self.length, self.span)
+        body, end = values.split([self.length - tail, tail], dim=2)
+        if groups:
+            ordered[:, :, :groups].copy_(self.parts(body))
+        if tail:
+            end = torch.nn.functional.pad(end, (0, self.span - tail))
+            ordered[:, :, groups:].copy_(self.parts(end))
         return rows
 
     def join(self, rows: Tensor, channels_last: torch.dtype | None = None) -> Tensor:
         """(d, B, L) of rows (d, P, T); in memory (B, L, d) and of a dtype, if one is given."""
-        channels, padded = rows.shape[0], self.length + self.padding
+        channels = rows.shape[0]
         if channels_last is None:
-            joined = rows.new_empty(channels, self.batch, padded)
+            joined = rows.new_empty(channels, self.batch, self.length)
         else:
-            joined = rows.new_empty(self.batch, padded, channels, dtype=channels_last)
+            joined = rows.new_empty(self.batch, self.length, channels, dtype=channels_last)
             joined = joined.permute(2, 0, 1)
-        self.parts(joined).copy_(self.in_order(rows))
-        return joined[..., : self.length]
+        ordered = self.in_order(rows)
+        groups, tail = divmod(self.length, self.span)
+        body, end = joined.split([self.length - tail, tail], dim=2)
+        if groups:
+            self.parts(body).copy_(ordered[:, :, :groups])
+        if tail:
+            end.copy_(ordered[:, :, groups:].flatten(2)[..., :tail])
+        return joined
 
 
 def convolve_chunks(
