@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MAX_BLOCK = 1 << 14
 # Positions of all rows from which a CPU gains by chunks; below, their tables cost more than an FFT.
-_CHUNKS_FROM_CPU = (1 << 14) + 1
+_CHUNKS_FROM_CPU = 1 << 15
 _SCAN_CHUNK = 16
 # Of the largest temporary in one block of the scan with segments: the cache's size on a CPU, enough
 # work to fill the device elsewhere.
@@ -56,8 +56,8 @@ class S4DMixer(Mixer):
         y_t = 2 Re(C h_t) + D u_t
         out = GLU(out_proj(gelu(y)))
 
-    A sequence is cut into chunks of 128 positions, which are matrix products. On a CPU, 16,384
-    positions (of all rows) and fewer are convolved by FFT, in blocks with the state carried between
+    A sequence is cut into chunks of 128 positions, which are matrix products. On a CPU, fewer than
+    2^15 positions (of all rows) are convolved by FFT, in blocks with the state carried between
     them: one transform over all would leak its rounding error back in time. The kernel of a block
     comes from two short tables of powers, never from a (d_model, modes, length) product. A single
     position runs the recurrence. With segments it is a chunked scan, since neither of the two
