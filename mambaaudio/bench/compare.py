@@ -258,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.model is None:
         parser.error("--model is missing")
     device = torch.device(arguments.device)
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)
     layout = layout_of(arguments.data, corpus)
     window, tokens = SIZES[arguments.data]

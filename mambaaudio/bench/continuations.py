@@ -142,7 +142,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     device = torch.device(arguments.device)
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     generator = None

@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = {text: setting(text) for text in (PLAIN, *arguments.beside)}
     device = torch.device(arguments.device)
-    if device.type == "cuda":
+    if device.index is not None:
         torch.cuda.set_device(device)
     arguments.out.mkdir(parents=True, exist_ok=True)
     generator = None

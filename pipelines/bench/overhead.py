@@ -106,7 +106,8 @@ def through_train(
     plain = training.build_trainer
     training.build_trainer = lambda o, callbacks, run: plain(o, [*callbacks, watch], run)
     options = TrainerOptions(
-        max_steps=WARM_UP + steps, val_check_interval=10 * (WARM_UP + steps), patience=0,
+        # One more than is timed: the last step writes a checkpoint.
+        max_steps=WARM_UP + steps + 1, val_check_interval=10 * (WARM_UP + steps), patience=0,
         checkpointing="none", log_every_n_steps=EVERY,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         precision="bf16-mixed" if half else "32-true", threads=torch.get_num_threads(),

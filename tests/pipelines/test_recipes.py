@@ -143,16 +143,18 @@ def test_species_learns_and_pretrains(tmp_path: Path) -> None:
 def test_groups_of_species_are_scored_with_one_model(tmp_path: Path) -> None:
     data = _fake_encode(tmp_path / "data", ("human", 0.25))
     rows, _ = _run("encode-mammals", tmp_path / "out", "--data", str(data))
-    assert [(row["group"], row["window"]) for row in rows] == [
-        (group, window) for window in ("64", "128") for group in ("two", "three")
+    trained = [("64", "64"), ("64", "128"), ("128", "128")]  # at, scored at
+    assert [(row["trained_window"], row["window"], row["group"]) for row in rows] == [
+        (*pair, group) for pair in trained for group in ("two", "three")
     ]
-    assert len(list((tmp_path / "out" / "runs").iterdir())) == 1
+    assert len(list((tmp_path / "out" / "runs").iterdir())) == 2
     chances = {row["group"]: float(row["chance"]) for row in rows}
     assert chances == pytest.approx({"two": 1 / 2, "three": 1 / 3})
     accuracy = {(row["group"], row["window"]): float(row["macro_accuracy"]) for row in rows}
     assert accuracy["two", "128"] > 0.9
     assert accuracy["three", "128"] > 0.7
     table = (tmp_path / "out" / "table.md").read_text()
+    assert "| two: mamba, trained at 128 | 0 | - |" in table
     assert "| three: best k-mer classifier |" in table
 
 

@@ -57,8 +57,8 @@ class Config:
         windows: bases at which models are scored, rising.
         seeds: of weights and training data.
         split: what is scored; val while settings are being chosen.
-        trained: windows to train at, a model each; each window is scored by the one that was
-            trained at the longest window that is not longer. `data.window` alone when empty.
+        trained: windows to train at, a model each, which is scored at its window and the longer
+            ones, in a row of its own. `data.window` alone when empty.
         others: also train on the source's other labels; `labels` alone may be called.
         groups: sets of classes by name, each scored by itself with the same models (which need
             `others`), in place of `labels`.
@@ -133,10 +133,12 @@ def run(config: Config, context: Context) -> Result:
             for window in config.trained or (config.data.window,):
                 folders[window] = context.out / "runs" / f"{_file_name(name)}-{seed}-{window}"
                 _fit(context, training, sections, seed, window, folders[window])
-            for window in config.windows:
-                chosen = max((w for w in folders if w <= window), default=min(folders))
-                for scorer in scorers:
-                    scorer.score(name, seed, folders[chosen], window)
+            for trained, folder in folders.items():
+                row = f"{name}, trained at {trained:,}" if len(folders) > 1 else name
+                for window in config.windows:
+                    if window >= trained or len(folders) == 1:
+                        for scorer in scorers:
+                            scorer.score(row, seed, folder, window)
     return _result(config, context, scorers)
 
 
@@ -305,12 +307,16 @@ def _add_rows(
     for name, seed in dict.fromkeys((row["variant"], row["seed"]) for row in rows):
         mine = {r["window"]: r for r in rows if (r["variant"], r["seed"]) == (name, seed)}
         cells = [
-            f"{m['macro_accuracy']:.3f} ({m['low']:.3f} to {m['high']:.3f})" for m in mine.values()
+            f"{mine[w]['macro_accuracy']:.3f} ({mine[w]['low']:.3f} to {mine[w]['high']:.3f})"
+            if w in mine
+            else "-"
+            for w in config.windows
         ]
         table.append([before + name, str(seed), *cells])
         if any(m["without_near_duplicates"] is not None for m in mine.values()):
-            without = [m["without_near_duplicates"] for m in mine.values()]
+            without = [mine[w]["without_near_duplicates"] for w in config.windows if w in mine]
             cells = ["-" if value is None else f"{value:.3f}" for value in without]
+            cells = ["-"] * sum(w not in mine for w in config.windows) + cells
             table.append([f"{before}{name}, without near-duplicates", str(seed), *cells])
         scores = [m["macro_accuracy"] for m in mine.values()]
         lines.setdefault(name, []).append((list(mine), scores))
