@@ -26,6 +26,7 @@ from wavenet import WaveNet
 
 from mambaaudio.model import WaveformModel
 from mambaaudio.model_config import WaveformConfig
+from mambacore.checkpointing import MODES, set_checkpointing
 from mambacore.multiscale import MultiScaleConfig
 from mambacore.optim import parameter_groups
 from mambapipelines.replay import ReplayedLoss
@@ -80,10 +81,17 @@ class Loss(torch.nn.Module):
 
 
 def measure(
-    name: str, batch: int, length: int, changes: dict[str, Any], repeats: int, replay: bool
+    name: str,
+    batch: int,
+    length: int,
+    changes: dict[str, Any],
+    repeats: int,
+    replay: bool,
+    checkpointing: str,
 ) -> tuple[list[float], float, int]:
     """Times of a step in ms, peak GiB, parameters."""
     model = model_of(name, "cuda", changes)
+    set_checkpointing(model, checkpointing)
     optimiser = torch.optim.AdamW(parameter_groups(model, 0.1), lr=1e-3, fused=True)
     codes = torch.randint(256, (batch, length), device="cuda")
     loss_now = ReplayedLoss(partial(Loss, model))
@@ -97,10 +105,12 @@ def measure(
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         step()
     torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
+    if not replay:  # the memory of a replay is taken when it is recorded
+        torch.cuda.reset_peak_memory_stats()
     times = []
     for _ in range(repeats):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -118,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for train_step.csv")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["s4d/mamba", "mamba/mamba"])
     parser.add_argument("--residual", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--checkpointing", choices=MODES, default="none")
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
@@ -125,8 +136,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}")
-    head = "model,parameters,residual,batch,length,step,median_ms,q10_ms,q90_ms,peak_gib,"
-    head += "peer_ms,peer_gib"
+    head = "model,parameters,residual,checkpointing,batch,length,step,median_ms,q10_ms,q90_ms,"
+    head += "peak_gib,peer_ms,peer_gib"
     print(head, flush=True)
     changes = {"residual_dtype": arguments.residual}
     with open(arguments.out / "train_step.csv", "w", newline="") as file:
@@ -135,11 +146,13 @@ def main(argv: list[str] | None = None) -> int:
         for name in arguments.models:
             check(name, changes)
             for (batch, length), replay in itertools.product(SHAPES, (False, True)):
-                row: list[Any] = [arguments.residual, batch, length, STEPS[replay]]
+                row: list[Any] = [arguments.residual, arguments.checkpointing, batch, length]
+                row.append(STEPS[replay])
                 try:
                     times, peak, size = measure(
-                        name, batch, length, changes, arguments.repeats, replay
-                    )
+                        name, batch, length, changes, arguments.repeats, replay,
+                        arguments.checkpointing,
+                    )  # fmt: skip
                     tenths = statistics.quantiles(times, n=10)
                     row = [size, *row, statistics.median(times), tenths[0], tenths[-1], peak]
                 except torch.OutOfMemoryError:
