@@ -90,6 +90,6 @@ def run(config: Config, context: Context) -> Result:
             lines.setdefault(mixer, []).append((list(steps), list(scores)))
     title = f"Selective copying, {config.recall} of {config.length:,}"
     figure = line_figure(
-        [(title, lines, "step", "validation accuracy")], levels={"chance": task.chance}
+        [(title, lines, "step", "validation accuracy")], levels=[{"chance": task.chance}]
     )
     return Result(context.rows, table, figure, {"chance": task.chance, "trainings": trainings})

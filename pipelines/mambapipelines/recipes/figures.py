@@ -18,7 +18,7 @@ def line_figure(
     panels: Sequence[tuple[str, Mapping[str, Sequence[Curve]], str, str]],
     *,
     log_y: Sequence[bool] = (),
-    levels: Mapping[str, float] | None = None,
+    levels: Sequence[Mapping[str, float]] = (),
 ) -> Figure:
     """Panels side by side, x on a logarithmic axis to base 2.
 
@@ -26,7 +26,7 @@ def line_figure(
         panels: (title, name to its curves, label of x, label of y); a name's curves share one
             colour and are (xs, ys).
         log_y: panels with a logarithmic y.
-        levels: dashed lines across every panel, by name.
+        levels: of each panel, dashed lines across it by name.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def line_figure(
             for place, (xs, ys) in enumerate(curves):
                 label = name if place == 0 else None
                 ax.plot(xs, ys, "o-", color=colour, markersize=3.5, linewidth=1.4, label=label)
-        for name, value in (levels or {}).items():
+        for name, value in levels[number].items() if number < len(levels) else ():
             ax.axhline(value, color="#777777", linewidth=1, linestyle="--", label=name)
         ax.set_xscale("log", base=2)
         if number < len(log_y) and log_y[number]:

@@ -137,6 +137,6 @@ def _result(
     title = f"Induction heads, trained at {power(config.length)} only"
     figure = line_figure(
         [(title, lines, "length of the test sequences", "accuracy")],
-        levels={"chance": task.chance},
+        levels=[{"chance": task.chance}],
     )
     return Result(context.rows, table, figure, {"chance": task.chance, "trainings": trainings})

@@ -160,7 +160,7 @@ def _result(config: Config, context: Context, scores: dict[tuple[str, int], Perp
         table.append([name, "", *cells, ""])
     windows = f"{first.windows:,} {config.split} windows, last {config.scored:,} bases"
     figure = line_figure(
-        [(f"ENCODE regions: {windows}", lines, "context, bases", "perplexity")], levels=levels
+        [(f"ENCODE regions: {windows}", lines, "context, bases", "perplexity")], levels=[levels]
     )
     details = [
         {"variant": name, "seed": seed, **dataclasses.asdict(found)}

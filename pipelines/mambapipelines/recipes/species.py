@@ -282,14 +282,14 @@ def _result(config: Config, context: Context, scorers: list[_Scorer]) -> Result:
     from .results import Result
 
     table = [["macro accuracy", "seed", *(f"{window:,}" for window in config.windows)]]
-    panels, levels = [], {}
+    panels, levels = [], []
     for scorer in scorers:
         rows = [row for row in context.rows if row["group"] == scorer.group]
         lines = _add_rows(config, table, rows, f"{scorer.group}: " if scorer.group else "")
         classes = len(config.groups.get(scorer.group, config.labels)) or "all"
         title = f"{config.source}, {scorer.group or f'{classes} classes'}"
         panels.append((title, lines, "bases in a window", "macro accuracy"))
-        levels[f"chance, {scorer.group}" if scorer.group else "chance"] = rows[0]["chance"]
+        levels.append({"chance": rows[0]["chance"]})
     figure = line_figure(panels, levels=levels)
     evaluations = [
         {"group": scorer.group, "variant": name, "seed": seed, **evaluation.to_dict()}
