@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from helpers import assert_close
 from mambacore import LanguageModel, ModelConfig, UsageError
 from mambacore.tasks import InductionHeads, SelectiveCopying
+from mambapipelines.metrics_file import read_rows
 from mambapipelines.recipes import RECIPES
 from mambapipelines.recipes.captured import CapturedStep, adamw, set_learning_rate
 from mambapipelines.recipes.command import CONFIGS, load_config, main
@@ -115,6 +117,11 @@ def test_efficiency_measures(tmp_path: Path) -> None:
     assert all(float(row["tokens_per_s"]) > 0 for row in rows if row["what"] == "generation")
 
 
+def _letters(random: np.random.Generator, share: float, bases: int) -> str:
+    """Random bases of which 2 `share` are A or T."""
+    return "".join(random.choice(list("ATGC"), bases, p=[share, share, 0.5 - share, 0.5 - share]))
+
+
 def _fake_encode(folder: Path, *more: tuple[str, float]) -> Path:
     """Two species (and more) that differ in composition, in the layout of the real data."""
     random = np.random.default_rng(0)
@@ -122,9 +129,32 @@ def _fake_encode(folder: Path, *more: tuple[str, float]) -> Path:
         target = folder / "dna" / "encode_may2005" / region
         target.mkdir(parents=True)
         for name, share in (("cow", 0.4), ("dog", 0.1), *more):
-            odds = [share, share, 0.5 - share, 0.5 - share]
-            letters = "".join(random.choice(list("ATGC"), bases, p=odds))
+            letters = _letters(random, share, bases)
             (target / f"{name}.{region}.fa").write_text(f">{name}|{region}\n{letters}\n")
+    return folder
+
+
+def _fake_mtdna(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    for part, count in (("vertebrates", 12), ("new_vertebrates_test", 4)):
+        target = folder / "dna" / "mtdna" / part
+        target.mkdir(parents=True)
+        for name, share in (("Birds", 0.4), ("Fish", 0.1)):
+            records = [f">{part}{name}{i}\n{_letters(random, share, 500)}" for i in range(count)]
+            (target / f"{name}.fa").write_text("\n".join(records) + "\n")
+    return folder
+
+
+def _fake_apes(folder: Path) -> Path:
+    random = np.random.default_rng(0)
+    target = folder / "dna" / "great_apes"
+    target.mkdir(parents=True)
+    for name, share in (("gorilla_gorilla", 0.4), ("homo_sapiens", 0.1)):
+        records = [
+            f">{name}|c{i}|x|6:{1000 * i}-{1000 * i + 500}(+)\n{_letters(random, share, 500)}"
+            for i in range(16)
+        ]
+        (target / f"{name}.fa").write_text("\n".join(records) + "\n")
     return folder
 
 
@@ -138,6 +168,21 @@ def test_species_learns_and_pretrains(tmp_path: Path) -> None:
     assert len(results["evaluations"]) == 4
     environment = tmp_path / "out" / "runs" / "pretrained-0-64" / "environment.json"
     assert json.loads(environment.read_text())["init"]
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [("species-length", _fake_encode), ("mtdna", _fake_mtdna), ("great-apes", _fake_apes)],
+)
+def test_other_recipes_on_species_learn(name: str, make: Any, tmp_path: Path) -> None:
+    rows, _ = _run(name, tmp_path / "out", "--data", str(make(tmp_path / "data")))
+    assert len(rows) == 2
+    assert all(float(row["macro_accuracy"]) > 0.9 for row in rows)
+    assert all(float(row["chance"]) == 0.5 and int(row["windows"]) > 10 for row in rows)
+    (metrics,) = (tmp_path / "out" / "runs").glob("*/metrics.csv")
+    losses = [row["train/loss"] for row in read_rows(metrics) if "train/loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
+    assert losses[-1] < 0.2  # guessing is 0.69
 
 
 def test_groups_of_species_are_scored_with_one_model(tmp_path: Path) -> None:
