@@ -25,8 +25,8 @@ from .options import TrainerOptions
 from .schedule import Stage
 
 GIB = 1 << 30
-# Of a GPU: the rest is the context's, and what the allocator holds in pieces that do not fit. A step
-# whose peak would have been 86 % of an H200 ran out of memory.
+# Of a GPU: the rest is the context's, and what the allocator holds in pieces that do not fit.
+# A peak of 86 % ran out of memory on an H200.
 _USABLE = 0.82
 
 
