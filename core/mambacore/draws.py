@@ -20,7 +20,11 @@ def draws(seed: int, step: int, first_row: int, rows: int) -> NDArray[np.uint64]
     return generator.random_raw(rows * DRAWS).reshape(rows, DRAWS)
 
 
+def unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Random 64-bit numbers as uniform ones in [0, 1), of 53 bits each."""
+    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def below(numbers: NDArray[np.uint64], limit: NDArray[np.int64]) -> NDArray[np.int64]:
     """Uniform integers from 0 to limit - 1; 53 random bits, so the limit stays far below 2^53."""
-    unit = (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return np.minimum((unit * limit).astype(np.int64), limit - 1)
+    return np.minimum((unit(numbers) * limit).astype(np.int64), limit - 1)

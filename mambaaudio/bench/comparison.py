@@ -24,6 +24,8 @@ from pathlib import Path
 
 from compare import MODELS, SIZES
 
+from mambapipelines.recipes.results import markdown
+
 HERE = Path(__file__).resolve().parent
 COLUMNS = ("model", "parameters", "lr", "steps", "val bits", "lowest", "highest", "test bits")
 
@@ -130,10 +132,7 @@ def main(argv: list[str] | None = None) -> int:
     for worker in workers:
         worker.join()
     done = [lane for lane in lanes if any(row["seed"] == "0" for row in lane.rows())]
-    for number, line in enumerate(table(done)):
-        print("| " + " | ".join(line) + " |")
-        if number == 0:
-            print("|" + "---|" * len(line))
+    print(markdown(table(done)))
     for line in failed:
         print(f"comparison: {line}", file=sys.stderr)
     return 1 if failed else 0

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mambaaudio.corpus import Corpus
 from mambaaudio.rows import AudioBatch, Layout, Piece, RowReader
 from mambaaudio.sheet import Split
-from mambacore.draws import below, draws
+from mambacore.draws import below, draws, unit
 from mambacore.errors import DataError, UsageError
 
 MINIMUM_WINDOW = 16
@@ -120,7 +120,7 @@ class TrainingWindows:
         first = draws(self.seed, 0, 1 << 40, 1)[0, 0] * 2.0**-64
         shelf = int(_place(shelves.odds, np.array([(first + place * _GOLDEN) % 1.0]))[0])
         numbers = draws(self.seed, place, 0, shelves.rows[shelf])
-        chosen = shelves.clips[shelf][_place(shelves.weights[shelf], _unit(numbers[:, 1]))]
+        chosen = shelves.clips[shelf][_place(shelves.weights[shelf], unit(numbers[:, 1]))]
         # One that is too long gives as much as fits, the tail and its end event at the last.
         layout = self._reader.layout
         limit, symbols = window * layout.per_sample, layout.symbols(self._lengths[chosen])
@@ -176,14 +176,9 @@ class _Shelves(NamedTuple):
     weights: tuple[NDArray[np.float64], ...]
 
 
-def _unit(numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Random 64-bit numbers as numbers from 0 to 1."""
-    return (numbers >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _place(sums: NDArray[np.float64], unit: NDArray[np.float64]) -> NDArray[np.int64]:
+def _place(sums: NDArray[np.float64], numbers: NDArray[np.float64]) -> NDArray[np.int64]:
     """Where numbers from 0 to 1 fall among the steps of a running sum."""
-    return np.minimum(np.searchsorted(sums, unit * sums[-1], side="right"), len(sums) - 1)
+    return np.minimum(np.searchsorted(sums, numbers * sums[-1], side="right"), len(sums) - 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ from mambabio.alphabet import COMPLEMENT, PAD
 from mambabio.language import LanguageBatch, scored
 from mambabio.store import SequenceStore, StoredRecord
 from mambabio.windows import MINIMUM_WINDOW
+from mambacore.draws import unit
 from mambacore.errors import DataError, UsageError
 
 
@@ -203,4 +204,4 @@ def _draws(seed: int, step: int, row: int, most: int) -> NDArray[np.float64]:
     """(most, 4) numbers in [0, 1); counters that `TrainingWindows` never uses."""
     generator = np.random.Philox(key=seed % (1 << 128), counter=[0, step, row, 1])
     raw = generator.random_raw(4 * most).reshape(most, 4)
-    return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return unit(raw)

@@ -23,6 +23,26 @@ BatchMaker = Callable[[int, int, int], Any]
 """``(step, window, batch size) -> batch``, a pure function; picklable when there are workers."""
 
 
+class WindowBatches:
+    """``(number, window, batch size) -> batch`` of one rank; pickles to workers.
+
+    windows: has ``batch(number, rank, world size, batch size, window)``, of which `convert`, a
+    function of a module, makes tensors.
+    """
+
+    def __init__(
+        self, windows: Any, convert: Callable[[Any], Any], rank: int, world_size: int
+    ) -> None:
+        self._windows = windows
+        self._convert = convert
+        self._rank = rank
+        self._world_size = world_size
+
+    def __call__(self, number: int, window: int, batch: int) -> Any:
+        made = self._windows.batch(number, self._rank, self._world_size, batch, window)
+        return self._convert(made)
+
+
 class StepSampler(Sampler):
     """Yields ``(batch number, window, batch size)`` for ever, from batch number `start` on."""
 

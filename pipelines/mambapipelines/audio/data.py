@@ -13,7 +13,7 @@ from mambaaudio.corpus import Corpus
 from mambaaudio.rows import AudioBatch, Layout
 from mambaaudio.windows import TrainingWindows, WindowSet, tile_windows
 
-from ..loading import BatchMaker, ValidationBatches, loader
+from ..loading import BatchMaker, ValidationBatches, WindowBatches, loader
 from ..schedule import length_stages
 from ..training import StepData
 from .options import AudioDataOptions
@@ -33,18 +33,6 @@ class Batch(NamedTuple):
 def to_tensors(batch: AudioBatch) -> Batch:
     """The same memory as tensors."""
     return Batch(*(torch.from_numpy(np.ascontiguousarray(part)) for part in batch))
-
-
-class TrainingBatches:
-    """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
-
-    def __init__(self, windows: TrainingWindows, rank: int, world_size: int) -> None:
-        self._windows = windows
-        self._rank = rank
-        self._world_size = world_size
-
-    def __call__(self, number: int, window: int, batch: int) -> Batch:
-        return to_tensors(self._windows.batch(number, self._rank, self._world_size, batch, window))
 
 
 class WaveformData(StepData):
@@ -76,8 +64,7 @@ class WaveformData(StepData):
 
     def batch_maker(self) -> BatchMaker:
         """Training batches of this rank."""
-        rank, world = self._place()
-        return TrainingBatches(self._windows, rank, world)
+        return WindowBatches(self._windows, to_tensors, *self._place())
 
     def val_dataloader(self) -> DataLoader | list:
         """Validation batches of this rank; none without validation recordings."""
@@ -87,7 +74,3 @@ class WaveformData(StepData):
         symbols = max(self._options.tokens, self._options.window) * self.layout.per_sample
         places = self.validation.packed(symbols)[rank::world]  # rows of like length go together
         return loader(ValidationBatches(self.validation, places, to_tensors), pin=self.on_gpu)
-
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)

@@ -11,7 +11,7 @@ from mambabio.packing import PackedWindows
 from mambabio.store import SequenceStore
 from mambabio.windows import MINIMUM_WINDOW
 
-from ..loading import BatchMaker, ValidationBatches, loader, places_of
+from ..loading import BatchMaker, ValidationBatches, WindowBatches, loader, places_of
 from ..schedule import length_stages
 from ..training import StepData
 from .options import WindowOptions
@@ -34,22 +34,6 @@ class Windows(Protocol):
     def check(self, window: int) -> None:
         """Raise `DataError` unless there are windows of that length."""
         ...
-
-
-class StoreBatches:
-    """``(number, window, batch size) -> batch`` of one rank; pickles to workers."""
-
-    def __init__(
-        self, windows: Windows | PackedWindows, convert: Convert, rank: int, world_size: int
-    ) -> None:
-        self._windows = windows
-        self._convert = convert
-        self._rank = rank
-        self._world_size = world_size
-
-    def __call__(self, number: int, window: int, batch: int) -> Any:
-        made = self._windows.batch(number, self._rank, self._world_size, batch, window)
-        return self._convert(made)
 
 
 class StoreData(StepData):
@@ -97,7 +81,7 @@ class StoreData(StepData):
 
     def batch_maker(self) -> BatchMaker:
         """Training batches of this rank."""
-        return StoreBatches(self._windows, self._convert, *self._place())
+        return WindowBatches(self._windows, self._convert, *self._place())
 
     def val_dataloader(self) -> DataLoader | list:
         """Validation batches of this rank; none without validation records."""

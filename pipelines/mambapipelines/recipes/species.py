@@ -306,17 +306,15 @@ def _add_rows(
     lines: dict[str, list[Any]] = {}
     for name, seed in dict.fromkeys((row["variant"], row["seed"]) for row in rows):
         mine = {r["window"]: r for r in rows if (r["variant"], r["seed"]) == (name, seed)}
+        scored = [mine.get(window) for window in config.windows]
         cells = [
-            f"{mine[w]['macro_accuracy']:.3f} ({mine[w]['low']:.3f} to {mine[w]['high']:.3f})"
-            if w in mine
-            else "-"
-            for w in config.windows
+            f"{m['macro_accuracy']:.3f} ({m['low']:.3f} to {m['high']:.3f})" if m else "-"
+            for m in scored
         ]
         table.append([before + name, str(seed), *cells])
-        if any(m["without_near_duplicates"] is not None for m in mine.values()):
-            without = [mine[w]["without_near_duplicates"] for w in config.windows if w in mine]
+        without = [m["without_near_duplicates"] if m else None for m in scored]
+        if any(value is not None for value in without):
             cells = ["-" if value is None else f"{value:.3f}" for value in without]
-            cells = ["-"] * sum(w not in mine for w in config.windows) + cells
             table.append([f"{before}{name}, without near-duplicates", str(seed), *cells])
         scores = [m["macro_accuracy"] for m in mine.values()]
         lines.setdefault(name, []).append((list(mine), scores))
