@@ -11,18 +11,21 @@ Shapes: B rows a batch, L symbols a row, padded at the right.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import soxr
 from numpy.typing import NDArray
 
 from mambaaudio.corpus import Corpus, Recording
 
 SILENCE_SECONDS = 0.1
 _ROUND = 64
+_MARGIN = 64
 _TABLES = 64
 _Count = TypeVar("_Count", int, NDArray[np.int64])
 
@@ -117,8 +120,24 @@ class Coder:
         return code(self._layout.code).encode(torch.from_numpy(waveform)).numpy().astype(np.uint8)
 
 
-Piece = tuple[Recording, int, int]
-"""A recording, the first sample of a row in it, and the row's symbols."""
+class Piece(NamedTuple):
+    """A recording, the first sample of a row in it, and the row's symbols; played at `speed`,
+    which also counts the samples: at speed 2 a recording has half as many."""
+
+    recording: Recording
+    start: int
+    symbols: int
+    speed: float = 1.0
+
+    @property
+    def length(self) -> int:
+        """Samples of the recording as it is played."""
+        return int(played(self.recording.length, self.speed))
+
+
+def played(samples: _Count, speed: Any) -> _Count:
+    """How many samples become of so many at a speed, or at one each."""
+    return np.ceil(samples / speed).astype(np.int64)
 
 
 class RowReader:
@@ -135,23 +154,38 @@ class RowReader:
         self.__init__(**state)
 
     def rows(self, pieces: Sequence[Piece], width: int) -> AudioBatch:
-        """A batch of (recording, first sample, symbols), each padded to `width` symbols."""
+        """A batch of pieces, each padded to `width` symbols."""
         layout, each = self.layout, self.layout.per_sample
         shape = (len(pieces), width)
         codes = np.zeros(shape, layout.dtype)
         mask, counted = np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
-        for row, (recording, start, symbols) in enumerate(pieces):
+        for row, piece in enumerate(pieces):
+            start, symbols = piece.start, piece.symbols
             mask[row, :symbols] = True
-            real = max(0, min(symbols, (recording.length - start) * each))
-            samples = self.corpus.samples(recording, min(start, recording.length), -(-real // each))
-            codes[row, :real] = self._coder.encode(samples, recording.gain)[:real]
+            real = max(0, min(symbols, (piece.length - start) * each))
+            samples = self._samples(piece, -(-real // each))
+            codes[row, :real] = self._coder.encode(samples, piece.recording.gain)[:real]
             counted[row, :real] = True
             if symbols > real:
-                passed = max(start - recording.length, 0) * each
+                passed = max(start - piece.length, 0) * each
                 codes[row, real:symbols] = self._tail[passed : passed + symbols - real]
-        label = np.array([recording.label_id for recording, _, _ in pieces], np.int64)
-        speaker = np.array([recording.speaker_id for recording, _, _ in pieces], np.int64)
+        label = np.array([piece.recording.label_id for piece in pieces], np.int64)
+        speaker = np.array([piece.recording.speaker_id for piece in pieces], np.int64)
         return AudioBatch(codes, mask, counted, label, speaker)
+
+    def _samples(self, piece: Piece, count: int) -> NDArray[np.int16]:
+        """The first `count` samples of a piece, at its speed."""
+        recording, speed = piece.recording, piece.speed
+        if speed == 1:
+            return self.corpus.samples(recording, min(piece.start, recording.length), count)
+        # Some more on both sides, so that a stretch's edges sound as its middle.
+        before = min(piece.start, _MARGIN)
+        first = min(round((piece.start - before) * speed), recording.length)
+        wanted = min(math.ceil((before + count + _MARGIN) * speed), recording.length - first)
+        wave = self.corpus.samples(recording, first, wanted).astype(np.float32)
+        wave = soxr.resample(wave, speed, 1.0)[before : before + count]
+        wave = np.pad(wave, (0, count - len(wave)))
+        return np.clip(np.rint(wave), -32768, 32767).astype(np.int16)
 
     @cached_property
     def _tail(self) -> NDArray[np.int16]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mambaaudio.corpus import Corpus
-from mambaaudio.rows import AudioBatch, Layout, Piece, RowReader
+from mambaaudio.rows import AudioBatch, Layout, Piece, RowReader, played
 from mambaaudio.sheet import Split
 from mambacore.draws import below, draws, unit
 from mambacore.errors import DataError, UsageError
@@ -43,10 +43,15 @@ class TrainingWindows:
       as its middle, and some rows begin where the recording begins. A recording shorter than
       the window is one row, padded.
 
+    - Speed: with `speed` above 0, half of the rows are played faster or slower, by factors up to
+      ``1 + speed``, uniformly in their logarithm (Ko et al. 2015, Audio augmentation for speech
+      recognition).
+
     Args:
         corpus: from `build_corpus`; its ``train`` recordings are used.
         layout: from `Layout.choose`.
         seed: any integer.
+        speed: 0 leaves every row as it is.
 
     Example:
         >>> from mambaaudio._examples import example_corpus
@@ -57,9 +62,9 @@ class TrainingWindows:
         ((3, 64), dtype('uint8'), True)
     """
 
-    def __init__(self, corpus: Corpus, layout: Layout, *, seed: int) -> None:
+    def __init__(self, corpus: Corpus, layout: Layout, *, seed: int, speed: float = 0.0) -> None:
         self._reader = RowReader(corpus, layout)
-        self.seed = seed
+        self.seed, self.speed = seed, speed
         self._recordings = sorted(corpus.select("train"), key=lambda r: r.label_id)
         if not self._recordings:
             raise DataError("there are no training recordings: the sheet needs rows for training")
@@ -94,7 +99,7 @@ class TrainingWindows:
             place = step * world_size + rank
             return self._reader.rows(*self._clips(place, batch_size, window))
         pieces = self._stretches(step, rank, batch_size, window)
-        longest = max(symbols for _, _, symbols in pieces)
+        longest = max(piece.symbols for piece in pieces)
         return self._reader.rows(pieces, self._reader.width(longest, window))
 
     def _stretches(self, step: int, rank: int, batch_size: int, window: int) -> list[Piece]:
@@ -105,11 +110,12 @@ class TrainingWindows:
         samples = self._ends[first + self._many[classes] - 1] - before
         place = before + below(numbers[:, 1], samples)
         chosen = np.searchsorted(self._ends, place, side="right")
-        lengths = self._lengths[chosen]
+        speeds = self._speeds(numbers[:, 3])
+        lengths = played(self._lengths[chosen], speeds)
         start = below(numbers[:, 2], lengths + window) - window
         start = np.clip(start, 0, np.maximum(lengths - window, 0))
         symbols = np.minimum(lengths, window) * self._reader.layout.per_sample
-        return self._pieces(np.stack([chosen, start, symbols], 1))
+        return self._pieces(chosen, start, symbols, speeds)
 
     def _clips(self, place: int, batch_size: int, window: int) -> tuple[list[Piece], int]:
         """The clips of a batch, by its place among those of all ranks, and its width."""
@@ -123,19 +129,21 @@ class TrainingWindows:
         chosen = shelves.clips[shelf][_place(shelves.weights[shelf], unit(numbers[:, 1]))]
         # One that is too long gives as much as fits, the tail and its end event at the last.
         layout = self._reader.layout
-        limit, symbols = window * layout.per_sample, layout.symbols(self._lengths[chosen])
+        speeds = self._speeds(numbers[:, 3])
+        symbols = layout.symbols(played(self._lengths[chosen], speeds))
+        limit = window * layout.per_sample
         over = -(-(symbols - limit) // layout.per_sample)
         over[symbols <= limit + layout.clips] = 0
         start = below(numbers[:, 2], over + 1)
         rest = np.minimum(limit, symbols - start * layout.per_sample)
-        rows = np.stack([chosen, start, np.where(over > 0, rest, symbols)], 1)
-        return self._pieces(rows), shelves.widths[shelf]
+        symbols = np.where(over > 0, rest, symbols)
+        return self._pieces(chosen, start, symbols, speeds), shelves.widths[shelf]
 
     def _sort(self, batch_size: int, window: int) -> _Shelves:
         """The clips by the width of the batches that they go into."""
         layout = self._reader.layout
         limit = window * layout.per_sample
-        symbols = layout.symbols(self._lengths)
+        symbols = layout.symbols(played(self._lengths, 1 / (1 + self.speed)))  # at the slowest
         symbols = np.where(symbols <= limit + layout.clips, symbols, limit)
         widths = [self._reader.width(int(symbols.max()), window)]
         while widths[-1] > symbols.min():
@@ -156,10 +164,15 @@ class TrainingWindows:
             tuple(np.cumsum(weight[mine]) for mine in clips),
         )
 
-    def _pieces(self, rows: NDArray[np.int64]) -> list[Piece]:
-        return [
-            (self._recordings[place], start, symbols) for place, start, symbols in rows.tolist()
-        ]
+    def _pieces(self, chosen: NDArray[np.int64], *parts: NDArray[Any]) -> list[Piece]:
+        columns = (part.tolist() for part in parts)
+        recordings = [self._recordings[place] for place in chosen]
+        return [Piece(*row) for row in zip(recordings, *columns, strict=True)]
+
+    def _speeds(self, numbers: NDArray[np.uint64]) -> NDArray[np.float64]:
+        """Half of them 1, the others spread around it."""
+        place = 4 * unit(numbers) - 3
+        return np.where(place < -1, 1.0, (1 + self.speed) ** np.maximum(place, -1))
 
     def _draw_classes(self, numbers: NDArray[np.uint64]) -> NDArray[np.int64]:
         return below(numbers, np.full(len(numbers), len(self._many), np.int64))
@@ -211,12 +224,12 @@ class WindowSet:
         """The rows at some places of the list, padded at the right to the longest."""
         chosen = np.arange(len(self))[indices]
         pieces = [
-            (self.corpus.recordings[record], int(start), int(symbols))
+            Piece(self.corpus.recordings[record], int(start), int(symbols))
             for record, start, symbols in zip(
                 self.record[chosen], self.start[chosen], self.symbols[chosen], strict=True
             )
         ]
-        return self._reader.rows(pieces, max(symbols for _, _, symbols in pieces))
+        return self._reader.rows(pieces, max(piece.symbols for piece in pieces))
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowSet:
         """The same with some of the rows only."""

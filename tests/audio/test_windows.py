@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mambaaudio.codes import CODES, code
 from mambaaudio.corpus import Corpus, build_corpus
-from mambaaudio.rows import Coder, Layout
+from mambaaudio.rows import Coder, Layout, Piece, RowReader
 from mambaaudio.sheet import load_samples
 from mambaaudio.windows import TrainingWindows, tile_windows
 from mambacore.errors import DataError, UsageError
@@ -193,3 +193,63 @@ def test_clips_are_recognised(corpus: Corpus) -> None:
         TrainingWindows(corpus, Layout(), seed=0).batch(0, 0, 1, 1, 3)
     with pytest.raises(UsageError, match="rank 1 of 1"):
         TrainingWindows(corpus, Layout(), seed=0).batch(0, 1, 1, 1, 64)
+
+
+def _pitches(folder: Path, speed: float, clips: bool) -> tuple[list[float], list[int]]:
+    """Frequency (Hz) and real samples of training rows from recordings of a sine of 500 Hz."""
+    (folder / "in").mkdir()
+    rows = ["path\tlabel"]
+    for name in "ab":
+        wave = 0.5 * np.sin(np.arange(4000) * 2 * np.pi * 500 / 8000)
+        soundfile.write(folder / "in" / f"{name}.wav", wave, 8000, subtype="PCM_16")
+        rows.append(f"{name}.wav\t{name}")
+    (folder / "in" / "sheet.tsv").write_text("\n".join(rows) + "\n")
+    sheet = load_samples(folder / "in" / "sheet.tsv")
+    corpus = build_corpus(sheet, folder / "c", validation=0, log=lambda line: None)
+    window = 8192 if clips else 1024
+    layout = Layout.choose(corpus, window, clips=clips)
+    windows = TrainingWindows(corpus, layout, seed=3, speed=speed)
+    pitches, lengths = [], []
+    for step in range(12):
+        batch = windows.batch(step, 0, 1, 8, window)
+        for row in range(len(batch.codes)):
+            real = int(batch.counted[row].sum())
+            wave = code("mulaw8").decode(torch.from_numpy(batch.codes[row, :real])).numpy()
+            crossings = np.flatnonzero((wave[:-1] < 0) & (wave[1:] >= 0))
+            pitches.append(8000 * (len(crossings) - 1) / (crossings[-1] - crossings[0]))
+            lengths.append(real)
+            if clips:  # the tail is what it was
+                assert batch.codes[row, batch.mask[row].sum() - 1] == layout.end
+                assert batch.mask[row].sum() - real == layout.silence + 1
+    return pitches, lengths
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_half_of_the_rows_are_played_at_another_speed(tmp_path: Path, clips: bool) -> None:
+    pitches, lengths = _pitches(tmp_path, 0.2, clips)
+    found = np.array(pitches)
+    same = np.abs(found - 500) < 0.5
+    assert 0.3 < same.mean() < 0.7
+    assert 400 < found.min() < 430
+    assert 570 < found.max() < 605
+    if clips:  # a clip that is played faster is shorter
+        assert np.allclose(np.array(lengths), 4000 * 500 / found, atol=12)
+    else:
+        assert set(lengths) == {1024}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 300), st.sampled_from([0.5, 0.8, 1.25, 2.0]), st.integers(1, 600))
+def test_a_stretch_at_a_speed_is_that_of_the_whole(
+    corpus: Corpus, place: int, speed: float, symbols: int
+) -> None:
+    """Wherever a row begins: its edges sound as they do within the recording."""
+    reader = RowReader(corpus, Layout("linear8"))
+    recording = corpus.recordings[4]
+    start = 4 * place  # falls on a sample at all of these speeds
+    length = Piece(recording, 0, 0, speed).length
+    symbols = min(symbols, length - start)
+    whole = reader.rows([Piece(recording, 0, length, speed)], length).codes[0]
+    part = reader.rows([Piece(recording, start, symbols, speed)], symbols).codes[0]
+    difference = part.astype(int) - whole[start : start + symbols].astype(int)
+    assert np.abs(difference).max() <= 1

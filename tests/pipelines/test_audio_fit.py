@@ -217,6 +217,62 @@ def test_padding_trains_nothing(trained: Path) -> None:
         assert torch.equal(value, losses[1][name]), name
 
 
+def test_noise_reaches_the_inputs_of_real_samples_alone(trained: Path) -> None:
+    """Not the targets, not the tail, and at most as much as was said."""
+    from mambapipelines.audio.module import WaveformLoss
+
+    class Listener(torch.nn.Module):
+        """A model that remembers what it heard and expects its targets' neighbours alike."""
+
+        config = WaveformModel.from_pretrained(trained).config
+
+        def shift(self, codes: torch.Tensor) -> torch.Tensor:
+            self.heard = codes
+            return codes
+
+        def forward(self, codes, **conditions):
+            return torch.zeros(*codes.shape, self.config.vocabulary), None
+
+    torch.manual_seed(0)
+    model = Listener()
+    codes = torch.randint(256, (400, 50))
+    codes[:, 0], codes[:, 1] = 0, 255
+    codes[:, -1] = model.config.end
+    counted = torch.arange(50).expand(400, 50) < 40
+    zeros = torch.zeros(400, dtype=torch.int64)
+    WaveformLoss(model, input_noise=3.0)(codes, counted, counted, zeros, zeros)
+    heard, real = model.heard, counted & (codes > 20) & (codes < 235)
+    assert torch.equal(heard[~counted], codes[~counted])
+    assert 0 <= heard.min()
+    assert heard[counted].max() == 255
+    moved = torch.where(real, heard - codes, 0).float()
+    sizes = moved.square().sum(1).div(real.sum(1)).sqrt()
+    assert 2.5 < sizes.max() < 4
+    assert abs(moved.sum() / real.sum()) < 0.1
+    # A third of the rows have less than a ninth of it: sqrt of that is drawn uniformly.
+    assert 0.25 < (sizes < 3 / 9).float().mean() < 0.45
+    WaveformLoss(model)(codes, counted, counted, zeros, zeros)
+    assert torch.equal(model.heard, codes)
+
+
+def test_noise_needs_one_symbol_a_sample(tmp_path: Path, notes: Path, capsys) -> None:
+    options = ["--data.samples", notes, "--run", tmp_path / "run", "--data.code", "pcm16"]
+    status, err = fit(capsys, *options, "--model.input_noise", "1")
+    assert status == 2
+    assert "--model.input_noise" in err
+    assert "pcm16" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_noise_and_other_speeds(tmp_path: Path, notes: Path, capsys) -> None:
+    options = ["--data.samples", notes, "--run", tmp_path / "run", "--model.preset", "tiny"]
+    options += ["--trainer.max_steps", "3", "--model.input_noise", "2", "--data.speed", "0.1"]
+    status, err = fit(capsys, *options)
+    assert status == 0, err
+    kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (kept["model"]["input_noise"], kept["data"]["speed"]) == (2, 0.1)
+
+
 def test_the_demo_asks_for_what_there_is(tmp_path: Path) -> None:
     """Its training parses, and its notes are clips of its window."""
     from mambapipelines import demo_audio

@@ -56,7 +56,7 @@ class WaveformData(StepData):
         self.workers = options.num_workers
         first = min(options.first_window, options.window)
         self.stages = length_stages(options.window, options.tokens, first, options.length_warmup)
-        self._windows = TrainingWindows(corpus, layout, seed=seed)
+        self._windows = TrainingWindows(corpus, layout, seed=seed, speed=options.speed)
         self.validation: WindowSet | None = None
         if corpus.select("val"):
             tiles = tile_windows(corpus, "val", options.window, layout)

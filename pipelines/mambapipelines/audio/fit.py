@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mambaaudio.codes import code
 from mambaaudio.corpus import Corpus, build_corpus
 from mambaaudio.model_config import WaveformConfig
 from mambaaudio.sheet import SampleSheet, load_samples
@@ -45,6 +46,12 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
         raise UsageError("name a folder of recordings or a sample sheet: --data.samples PATH.")
     samples = Path(data_options.samples).expanduser().absolute()
     given = _given_model(model_options, data_options)
+    name = data_options.code if given is None else given.code
+    if model_options.input_noise and code(name).symbols_per_sample > 1:
+        raise UsageError(
+            f"--model.input_noise is {model_options.input_noise}, but a sample is several symbols "
+            f"in {name}: leave it out, or take --data.code mulaw8 or linear8."
+        )
     if given is None:
         sheet = load_samples(samples)
     else:
@@ -161,11 +168,11 @@ def _fit(
             values["model"]["init"] = str(Path(model_options.init).expanduser().absolute())
         run.write_config(to_yaml(values))
     corpus = _corpus(data_options, sheet, given, run, seed=arguments.seed, log=say)
-    code = data_options.code if given is None else given.code
+    name = data_options.code if given is None else given.code
     clips = data_options.clips
     if given is not None and not given.end_event:
         clips = False
-    layout = Layout.choose(corpus, data_options.window, code=code, clips=clips)
+    layout = Layout.choose(corpus, data_options.window, code=name, clips=clips)
     config = build_config(model_options, corpus, layout, given)
 
     import torch
@@ -197,6 +204,7 @@ def _fit(
         arguments.sections["optimizer"],
         model_options.label_dropout,
         model_options.speaker_dropout,
+        model_options.input_noise,
     )
     outcome = train(
         module,

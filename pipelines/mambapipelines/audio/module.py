@@ -24,32 +24,57 @@ class WaveformLoss(nn.Module):
     Args:
         model: the model.
         label_dropout, speaker_dropout: probability of hiding a row's label or speaker.
+        input_noise: largest standard deviation, in steps of the code, of noise on the inputs; the
+            targets stay clean. For codes of one symbol a sample.
     """
 
     def __init__(
-        self, model: WaveformModel, label_dropout: float = 0.0, speaker_dropout: float = 0.0
+        self,
+        model: WaveformModel,
+        label_dropout: float = 0.0,
+        speaker_dropout: float = 0.0,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._dropout = (label_dropout, speaker_dropout)
+        self._noise = input_noise
 
     def forward(
         self, codes: Tensor, mask: Tensor, counted: Tensor, label: Tensor, speaker: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Mean nats a symbol, and bits a real sample without a gradient."""
         label, speaker = _hidden(label, self._dropout[0]), _hidden(speaker, self._dropout[1])
-        nats = nats_of(self.model, codes, label, speaker)
+        heard = self._noisy(codes, counted) if self._noise else codes
+        nats = nats_of(self.model, codes, label, speaker, heard)
         loss = (nats * mask).sum() / mask.sum()
         # A row of a clip's tail alone has no real samples.
         real = counted.sum().clamp(min=1)
         bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
         return loss, bits
 
+    def _noisy(self, codes: Tensor, counted: Tensor) -> Tensor:
+        """Codes of the real samples with Gaussian noise, whose size each row draws: the square of
+        a uniform number times the largest, so that most rows are nearly clean."""
+        config = self.model.config
+        size = self._noise * torch.rand(codes.shape[0], 1, device=codes.device).square()
+        moved = codes + (size * torch.randn(codes.shape, device=codes.device)).round()
+        highest = config.vocabulary - config.end_event - 1
+        return torch.where(counted, moved.clamp(0, highest).to(codes.dtype), codes)
 
-def nats_of(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
-    """(B, L) cross entropy of every symbol, padding included."""
+
+def nats_of(
+    model: WaveformModel,
+    codes: Tensor,
+    label: Tensor,
+    speaker: Tensor,
+    heard: Tensor | None = None,
+) -> Tensor:
+    """(B, L) cross entropy of every symbol, padding included; of the symbols before it the model
+    hears `heard`, by default `codes` themselves."""
     codes = codes.long()
-    logits, _ = model(model.shift(codes), label=label, speaker=speaker)
+    inputs = model.shift(codes if heard is None else heard)
+    logits, _ = model(inputs, label=label, speaker=speaker)
     flat = functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
     return flat.view_as(codes)
 
@@ -71,6 +96,7 @@ class WaveformModule(LightningModule):
         optimizer: AdamW's settings; the learning rate's schedule is the run's.
         label_dropout: probability of hiding a row's label in training.
         speaker_dropout: likewise for its speaker.
+        input_noise: see `WaveformLoss`.
     """
 
     def __init__(
@@ -79,11 +105,14 @@ class WaveformModule(LightningModule):
         optimizer: OptimizerOptions,
         label_dropout: float = 0.1,
         speaker_dropout: float = 0.2,
+        input_noise: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
-        self.replayed = ReplayedLoss(partial(WaveformLoss, model, label_dropout, speaker_dropout))
+        self.replayed = ReplayedLoss(
+            partial(WaveformLoss, model, label_dropout, speaker_dropout, input_noise)
+        )
         self._sums = torch.zeros(4, dtype=torch.float64)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

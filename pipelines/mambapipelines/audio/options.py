@@ -32,6 +32,8 @@ class AudioDataOptions:
         first_window: length of the shortest windows, which the training starts with; lengths
             double from there. The value of `window` switches the length warm-up off.
         length_warmup: fraction of the training before windows have their full length; 0 is off.
+        speed: half of the training rows are played faster or slower, by up to this part, 0 for
+            none; pitch moves along. Where there is little sound, it makes more of it.
         validation: part of the training recordings to hold out where the sheet has no val rows.
         validation_by: hold out files, or all files of some speakers.
         val_windows: validation windows (or clips) to use at most, spread evenly.
@@ -50,6 +52,7 @@ class AudioDataOptions:
     clips: bool | None = None
     first_window: int = 1024
     length_warmup: float = 0.0
+    speed: float = 0.0
     validation: float = 0.1
     validation_by: Literal["file", "speaker"] = "file"
     val_windows: int = 32
@@ -64,6 +67,7 @@ class AudioDataOptions:
             "tokens": (self.tokens >= 64, "at least 64"),
             "first_window": (self.first_window >= 64, "at least 64"),
             "length_warmup": (0 <= self.length_warmup < 1, "at least 0 and below 1"),
+            "speed": (0 <= self.speed <= 0.5, "0 to 0.5"),
             "validation": (0 <= self.validation < 1, "at least 0 and below 1"),
             "val_windows": (self.val_windows >= 1, "at least 1"),
             "num_workers": (self.num_workers >= 0, "0 or more"),
@@ -103,6 +107,10 @@ class AudioModelOptions:
         label_dropout: probability of hiding a clip's label in training, so that the model also
             generates without one.
         speaker_dropout: likewise for speakers.
+        input_noise: noise on what the model hears in training, but not on what it predicts, so
+            that in generation it corrects its own errors instead of going on with them: the
+            largest standard deviation in steps of the code (each row draws one); codes of one
+            symbol a sample only.
         init: fine-tune this model (a run folder or an exported model): its architecture, rate,
             code, gain, labels and speakers are taken over.
     """
@@ -120,12 +128,15 @@ class AudioModelOptions:
     residual_dtype: Literal["float32", "bfloat16", "model"] | None = None
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
+    input_noise: float = 0.0
     init: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("label_dropout", "speaker_dropout"):
             value = getattr(self, name)
             require(0 <= value <= 1, f"--model.{name}", value, "a probability, 0 to 1")
+        noise = self.input_noise
+        require(0 <= noise <= 16, "--model.input_noise", noise, "steps of the code, 0 to 16")
 
     @property
     def given(self) -> dict[str, Any]:
