@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mambacore.mixers import S4DMixer
+from mambacore.recording import aside
 
 SHAPES = ((16, 16_000, 64), (16, 4_000, 128), (1, 2**20, 64))  # batch, length, channels
 FLOPS = 1_536  # a position and channel at 32 modes, forward and backward
@@ -104,12 +105,7 @@ def work(path: Convolution, shape: tuple[int, int, int]) -> tuple[Callable[[], o
 
 
 def recorded(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
+    aside(run, 2)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         run()

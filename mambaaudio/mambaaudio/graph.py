@@ -21,6 +21,7 @@ from mambaaudio.model import WaveformState
 from mambaaudio.sampling import pick
 from mambacore import state as states
 from mambacore.decoding_gpu import DeviceDecoding, why_not
+from mambacore.recording import aside
 
 _WARM_UP = 2
 
@@ -181,13 +182,7 @@ class _ModulePeriod:
     def capture(self) -> torch.cuda.CUDAGraph:
         """Record one period, after a few that compile and allocate and are undone."""
         before = [tensor.clone() for tensor in self._home]
-        device = self._engine.last.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                self._steps()
-        torch.cuda.current_stream(device).wait_stream(stream)
+        aside(self._steps, _WARM_UP, self._engine.last.device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.symbols, self.logs = self._steps()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mambacore.errors import UsageError
+from mambacore.recording import aside
 
 # Each shape is recorded by itself; the batches of further shapes run as they are.
 MOST_SHAPES = 24
@@ -110,13 +111,8 @@ class _Recording:
             return loss.detach(), tuple(figure.detach() for figure in figures), gradients
 
         numbers = torch.cuda.get_rng_state()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
         with torch.autocast("cuda", enabled=False):
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP):
-                    compute()
-            current.wait_stream(side)
+            aside(compute, _WARM_UP)
             self.graph = torch.cuda.CUDAGraph()
             try:
                 # The loader's threads may go on with what this thread may not do.

@@ -14,6 +14,7 @@ from helpers import assert_as_exact, assert_close
 from mambacore.mixers import S4DMixer, chunked
 from mambacore.mixers.diagonal import Diagonal
 from mambacore.mixers.s4d import S4DState
+from mambacore.recording import aside
 
 
 def _mixer(channels: int, path: str, **options: float) -> S4DMixer:
@@ -185,12 +186,7 @@ def test_recorded_in_a_cuda_graph() -> None:
         loss = y.square().mean() + torch.view_as_real(state.ssm).square().mean()
         return [y, *torch.autograd.grad(loss, [x, *mixer.parameters()])]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
+    aside(step, 3)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         recorded = step()

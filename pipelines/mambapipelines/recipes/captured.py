@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mambacore.optim import parameter_groups
+from mambacore.recording import aside
 
 
 class CapturedStep:
@@ -67,12 +68,8 @@ class CapturedStep:
         return self._output
 
     def _aside(self, *inputs: Tensor) -> Tensor:
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            output = self._step(*inputs)
-        current.wait_stream(side)
-        output.record_stream(current)
+        output = aside(lambda: self._step(*inputs))
+        output.record_stream(torch.cuda.current_stream())
         return output
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mambacore import LanguageModel, state
 from mambacore.errors import UsageError
 from mambacore.mixers import AttentionState, reserve
+from mambacore.recording import aside
 
 
 class Decoder:
@@ -82,11 +83,7 @@ class Decoder:
             for to, value in zip(moving, kept, strict=True):
                 to.copy_(value)
 
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            self._advance(1)
-        current.wait_stream(side)
+        aside(lambda: self._advance(1))
         back()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
