@@ -255,11 +255,61 @@ def test_noise_reaches_the_inputs_of_real_samples_alone(trained: Path) -> None:
     assert torch.equal(model.heard, codes)
 
 
-def test_noise_needs_one_symbol_a_sample(tmp_path: Path, notes: Path, capsys) -> None:
+def test_a_penalty_on_spread_takes_from_far_symbols(trained: Path) -> None:
+    """At its minimum p_k / q_k grows with the mean squared distance of k, by the penalty."""
+    from mambapipelines.audio.module import WaveformLoss
+
+    class Guess(torch.nn.Module):
+        """Expects the same of every symbol."""
+
+        config = WaveformModel.from_pretrained(trained).config
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scores = torch.nn.Parameter(torch.zeros(self.config.vocabulary))
+
+        def shift(self, codes: torch.Tensor) -> torch.Tensor:
+            return codes
+
+        def forward(self, codes, **conditions):
+            return self.scores.expand(*codes.shape, -1), None
+
+    model = Guess()
+    end = model.config.end
+    kinds, counts = torch.tensor([100, 101, 104, 200]), torch.tensor([60, 30, 9, 1])
+    codes = torch.cat([kinds.repeat_interleave(counts), torch.tensor([end] * 25)])[None]
+    counted = codes < end
+    zeros = torch.zeros(1, dtype=torch.int64)
+    loss = WaveformLoss(model, spread_penalty=0.02)
+    optimizer = torch.optim.LBFGS([model.scores], max_iter=500, line_search_fn="strong_wolfe")
+
+    def close() -> torch.Tensor:
+        optimizer.zero_grad()
+        value, _ = loss(codes, torch.ones_like(counted), counted, zeros, zeros)
+        value.backward()
+        return value
+
+    for _ in range(5):
+        optimizer.step(close)
+    q = model.scores.detach().softmax(0)
+    real = codes[counted].float()
+    away = torch.stack([(k - real).square().mean() for k in kinds])
+    # The mean of the likelihood runs over 125 symbols, the end event's among them.
+    ratio = counts / 125 / q[kinds]
+    slope = (ratio - ratio[0]) / (away - away[0]).where(away != away[0], torch.ones(()))
+    assert torch.allclose(slope[1:], torch.tensor(0.02), rtol=0.05)
+    assert torch.allclose(25 / 125 / q[end], ratio[0] - 0.02 * away[0], rtol=0.02)
+    assert q[200] < 0.01 / 20
+
+
+@pytest.mark.parametrize("option", ["--model.input_noise", "--model.spread_penalty"])
+def test_noise_and_penalty_need_one_symbol_a_sample(
+    tmp_path: Path, notes: Path, capsys, option: str
+) -> None:
     options = ["--data.samples", notes, "--run", tmp_path / "run", "--data.code", "pcm16"]
-    status, err = fit(capsys, *options, "--model.input_noise", "1")
+    status, err = fit(capsys, *options, option, "1")
     assert status == 2
-    assert "--model.input_noise" in err
+    assert option in err
     assert "pcm16" in err
     assert not (tmp_path / "run").exists()
 
@@ -267,6 +317,7 @@ def test_noise_needs_one_symbol_a_sample(tmp_path: Path, notes: Path, capsys) ->
 def test_a_run_with_noise_and_other_speeds(tmp_path: Path, notes: Path, capsys) -> None:
     options = ["--data.samples", notes, "--run", tmp_path / "run", "--model.preset", "tiny"]
     options += ["--trainer.max_steps", "3", "--model.input_noise", "2", "--data.speed", "0.1"]
+    options += ["--model.spread_penalty", "0.01"]
     status, err = fit(capsys, *options)
     assert status == 0, err
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

@@ -47,11 +47,12 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
     samples = Path(data_options.samples).expanduser().absolute()
     given = _given_model(model_options, data_options)
     name = data_options.code if given is None else given.code
-    if model_options.input_noise and code(name).symbols_per_sample > 1:
-        raise UsageError(
-            f"--model.input_noise is {model_options.input_noise}, but a sample is several symbols "
-            f"in {name}: leave it out, or take --data.code mulaw8 or linear8."
-        )
+    for option in ("input_noise", "spread_penalty"):
+        if getattr(model_options, option) and code(name).symbols_per_sample > 1:
+            raise UsageError(
+                f"--model.{option} is {getattr(model_options, option)}, but a sample is several "
+                f"symbols in {name}: leave it out, or take --data.code mulaw8 or linear8."
+            )
     if given is None:
         sheet = load_samples(samples)
     else:
@@ -205,6 +206,7 @@ def _fit(
         model_options.label_dropout,
         model_options.speaker_dropout,
         model_options.input_noise,
+        model_options.spread_penalty,
     )
     outcome = train(
         module,

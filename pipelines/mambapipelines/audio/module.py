@@ -25,7 +25,13 @@ class WaveformLoss(nn.Module):
         model: the model.
         label_dropout, speaker_dropout: probability of hiding a row's label or speaker.
         input_noise: largest standard deviation, in steps of the code, of noise on the inputs; the
-            targets stay clean. For codes of one symbol a sample.
+            targets stay clean.
+        spread_penalty: weight of the mean squared distance, in steps of the code, of what is
+            predicted from what comes. Where the likelihood gains p_k by a symbol k, the best
+            prediction falls from p_k to about p_k / (1 + spread_penalty d_k^2), d_k being its
+            distance from the mean: neighbours stay, clicks vanish.
+
+    Noise and penalty are for codes of one symbol a sample.
     """
 
     def __init__(
@@ -34,11 +40,12 @@ class WaveformLoss(nn.Module):
         label_dropout: float = 0.0,
         speaker_dropout: float = 0.0,
         input_noise: float = 0.0,
+        spread_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._dropout = (label_dropout, speaker_dropout)
-        self._noise = input_noise
+        self._noise, self._spread = input_noise, spread_penalty
 
     def forward(
         self, codes: Tensor, mask: Tensor, counted: Tensor, label: Tensor, speaker: Tensor
@@ -46,37 +53,46 @@ class WaveformLoss(nn.Module):
         """Mean nats a symbol, and bits a real sample without a gradient."""
         label, speaker = _hidden(label, self._dropout[0]), _hidden(speaker, self._dropout[1])
         heard = self._noisy(codes, counted) if self._noise else codes
-        nats = nats_of(self.model, codes, label, speaker, heard)
+        logits = logits_of(self.model, heard, label, speaker)
+        nats = nats_of(logits, codes)
         loss = (nats * mask).sum() / mask.sum()
         # A row of a clip's tail alone has no real samples.
         real = counted.sum().clamp(min=1)
+        if self._spread:
+            loss = loss + self._spread * (self._distance(logits, codes) * counted).sum() / real
         bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
         return loss, bits
 
     def _noisy(self, codes: Tensor, counted: Tensor) -> Tensor:
         """Codes of the real samples with Gaussian noise, whose size each row draws: the square of
         a uniform number times the largest, so that most rows are nearly clean."""
-        config = self.model.config
         size = self._noise * torch.rand(codes.shape[0], 1, device=codes.device).square()
         moved = codes + (size * torch.randn(codes.shape, device=codes.device)).round()
-        highest = config.vocabulary - config.end_event - 1
-        return torch.where(counted, moved.clamp(0, highest).to(codes.dtype), codes)
+        moved = moved.clamp(0, _levels(self.model) - 1).to(codes.dtype)
+        return torch.where(counted, moved, codes)
+
+    def _distance(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """(B, L) mean squared distance of what is predicted; the end event is at no distance."""
+        levels = torch.arange(_levels(self.model), device=codes.device, dtype=torch.float32)
+        away = (levels - codes[..., None]).square()
+        return (logits.float().softmax(-1)[..., : len(levels)] * away).sum(-1)
 
 
-def nats_of(
-    model: WaveformModel,
-    codes: Tensor,
-    label: Tensor,
-    speaker: Tensor,
-    heard: Tensor | None = None,
-) -> Tensor:
-    """(B, L) cross entropy of every symbol, padding included; of the symbols before it the model
-    hears `heard`, by default `codes` themselves."""
-    codes = codes.long()
-    inputs = model.shift(codes if heard is None else heard)
-    logits, _ = model(inputs, label=label, speaker=speaker)
-    flat = functional.cross_entropy(logits.flatten(0, 1).float(), codes.flatten(), reduction="none")
-    return flat.view_as(codes)
+def logits_of(model: WaveformModel, heard: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
+    """(B, L, V) scores of every symbol, given those heard before it."""
+    return model(model.shift(heard), label=label, speaker=speaker)[0]
+
+
+def nats_of(logits: Tensor, codes: Tensor) -> Tensor:
+    """(B, L) cross entropy of every symbol, padding included."""
+    flat = logits.flatten(0, 1).float()
+    nats = functional.cross_entropy(flat, codes.long().flatten(), reduction="none")
+    return nats.view_as(codes)
+
+
+def _levels(model: WaveformModel) -> int:
+    """Symbols of the code, without the end event."""
+    return model.config.vocabulary - model.config.end_event
 
 
 def bits_per_sample(model: WaveformModel) -> float:
@@ -96,7 +112,7 @@ class WaveformModule(LightningModule):
         optimizer: AdamW's settings; the learning rate's schedule is the run's.
         label_dropout: probability of hiding a row's label in training.
         speaker_dropout: likewise for its speaker.
-        input_noise: see `WaveformLoss`.
+        input_noise, spread_penalty: see `WaveformLoss`.
     """
 
     def __init__(
@@ -106,12 +122,15 @@ class WaveformModule(LightningModule):
         label_dropout: float = 0.1,
         speaker_dropout: float = 0.2,
         input_noise: float = 0.0,
+        spread_penalty: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
         self.replayed = ReplayedLoss(
-            partial(WaveformLoss, model, label_dropout, speaker_dropout, input_noise)
+            partial(
+                WaveformLoss, model, label_dropout, speaker_dropout, input_noise, spread_penalty
+            )
         )
         self._sums = torch.zeros(4, dtype=torch.float64)
 
@@ -126,7 +145,8 @@ class WaveformModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add up nats and symbols, of all and of real samples; labels and speakers are told."""
-        nats = nats_of(self.model, batch.codes, batch.label, batch.speaker)
+        logits = logits_of(self.model, batch.codes, batch.label, batch.speaker)
+        nats = nats_of(logits, batch.codes)
         parts = []
         for chosen in (batch.mask, batch.counted):
             parts += [(nats * chosen).sum(dtype=torch.float64), chosen.sum().double()]

@@ -111,6 +111,9 @@ class AudioModelOptions:
             that in generation it corrects its own errors instead of going on with them: the
             largest standard deviation in steps of the code (each row draws one); codes of one
             symbol a sample only.
+        spread_penalty: weight of the squared distance (steps of the code) of what is predicted
+            from what comes, added to the loss: far symbols, each of which is a click when it is
+            drawn, lose nearly all of their probability; codes of one symbol a sample only.
         init: fine-tune this model (a run folder or an exported model): its architecture, rate,
             code, gain, labels and speakers are taken over.
     """
@@ -129,6 +132,7 @@ class AudioModelOptions:
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
     input_noise: float = 0.0
+    spread_penalty: float = 0.0
     init: str | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +141,8 @@ class AudioModelOptions:
             require(0 <= value <= 1, f"--model.{name}", value, "a probability, 0 to 1")
         noise = self.input_noise
         require(0 <= noise <= 16, "--model.input_noise", noise, "steps of the code, 0 to 16")
+        spread = self.spread_penalty
+        require(0 <= spread <= 1, "--model.spread_penalty", spread, "0 to 1")
 
     @property
     def given(self) -> dict[str, Any]:
