@@ -72,10 +72,11 @@ class WaveformLoss(nn.Module):
         return torch.where(counted, moved, codes)
 
     def _distance(self, logits: Tensor, codes: Tensor) -> Tensor:
-        """(B, L) mean squared distance of what is predicted; the end event is at no distance."""
+        """(B, L) mean squared distance of what is predicted, provided that it is no end event: the
+        penalty neither favours ends nor discourages them."""
         levels = torch.arange(_levels(self.model), device=codes.device, dtype=torch.float32)
         away = (levels - codes[..., None]).square()
-        return (logits.float().softmax(-1)[..., : len(levels)] * away).sum(-1)
+        return (logits[..., : len(levels)].float().softmax(-1) * away).sum(-1)
 
 
 def logits_of(model: WaveformModel, heard: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
