@@ -79,7 +79,8 @@ class Trainings:
     def _due(self, model: str) -> Iterator[Job]:
         """A model's trainings that could begin now."""
         first = [Job(model, lr, 0) for lr in self.options.lrs]
-        missing = [job for job in first if not self.path(job).is_file()]
+        # A training under way may have begun its file.
+        missing = [job for job in first if job in self._running or not self.path(job).is_file()]
         if missing:
             yield from missing
             return

@@ -48,8 +48,7 @@ def expected(
         label=torch.tensor([config.label_id(label)], device=model.device),
         speaker=torch.tensor([config.speaker_id(speaker)], device=model.device),
     )
-    levels = config.vocabulary - config.end_event
-    return logits[0, before:, :levels].float().softmax(-1), heard[0, before:]
+    return logits[0, before:, : config.levels].float().softmax(-1), heard[0, before:]
 
 
 def figures(p: Tensor, codes: Tensor, penalty: float, rate: int, beyond: list[int]) -> list[str]:

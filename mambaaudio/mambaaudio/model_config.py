@@ -67,14 +67,19 @@ class WaveformConfig:
         return self._code().symbols_per_sample
 
     @property
+    def levels(self) -> int:
+        """Symbols of the code, without the end event."""
+        return self._code().symbols
+
+    @property
     def vocabulary(self) -> int:
         """V: symbols that the model scores."""
-        return self._code().symbols + self.end_event
+        return self.levels + self.end_event
 
     @property
     def end(self) -> int | None:
         """Symbol of the end event; None without one."""
-        return self._code().symbols if self.end_event else None
+        return self.levels if self.end_event else None
 
     @property
     def start(self) -> int:

@@ -7,7 +7,6 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mambaaudio.codes import code
 from mambaaudio.corpus import Corpus, build_corpus
 from mambaaudio.model_config import WaveformConfig
 from mambaaudio.sheet import SampleSheet, load_samples
@@ -46,12 +45,12 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
         raise UsageError("name a folder of recordings or a sample sheet: --data.samples PATH.")
     samples = Path(data_options.samples).expanduser().absolute()
     given = _given_model(model_options, data_options)
-    name = data_options.code if given is None else given.code
+    code = _code(data_options, given)
     for option in ("input_noise", "spread_penalty"):
-        if getattr(model_options, option) and code(name).symbols_per_sample > 1:
+        if getattr(model_options, option) and Layout(code).per_sample > 1:
             raise UsageError(
                 f"--model.{option} is {getattr(model_options, option)}, but a sample is several "
-                f"symbols in {name}: leave it out, or take --data.code mulaw8 or linear8."
+                f"symbols in {code}: leave it out, or take --data.code mulaw8 or linear8."
             )
     if given is None:
         sheet = load_samples(samples)
@@ -59,6 +58,10 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
         sheet = load_samples(samples, labels=given.labels, speakers=given.speakers)
     with run_of(arguments, leader=environment.rank() == 0) as run:
         _fit(arguments, run, sheet, samples, given, verbose=verbose)
+
+
+def _code(options: AudioDataOptions, given: WaveformConfig | None) -> str:
+    return options.code if given is None else given.code
 
 
 def _given_model(options: AudioModelOptions, data: AudioDataOptions) -> WaveformConfig | None:
@@ -169,11 +172,11 @@ def _fit(
             values["model"]["init"] = str(Path(model_options.init).expanduser().absolute())
         run.write_config(to_yaml(values))
     corpus = _corpus(data_options, sheet, given, run, seed=arguments.seed, log=say)
-    name = data_options.code if given is None else given.code
     clips = data_options.clips
     if given is not None and not given.end_event:
         clips = False
-    layout = Layout.choose(corpus, data_options.window, code=name, clips=clips)
+    code = _code(data_options, given)
+    layout = Layout.choose(corpus, data_options.window, code=code, clips=clips)
     config = build_config(model_options, corpus, layout, given)
 
     import torch

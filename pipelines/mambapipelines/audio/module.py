@@ -68,15 +68,16 @@ class WaveformLoss(nn.Module):
         a uniform number times the largest, so that most rows are nearly clean."""
         size = self._noise * torch.rand(codes.shape[0], 1, device=codes.device).square()
         moved = codes + (size * torch.randn(codes.shape, device=codes.device)).round()
-        moved = moved.clamp(0, _levels(self.model) - 1).to(codes.dtype)
+        moved = moved.clamp(0, self.model.config.levels - 1).to(codes.dtype)
         return torch.where(counted, moved, codes)
 
     def _distance(self, logits: Tensor, codes: Tensor) -> Tensor:
         """(B, L) mean squared distance of what is predicted, provided that it is no end event: the
         penalty neither favours ends nor discourages them."""
-        levels = torch.arange(_levels(self.model), device=codes.device, dtype=torch.float32)
+        count = self.model.config.levels
+        levels = torch.arange(count, device=codes.device, dtype=torch.float32)
         away = (levels - codes[..., None]).square()
-        return (logits[..., : len(levels)].float().softmax(-1) * away).sum(-1)
+        return (logits[..., :count].float().softmax(-1) * away).sum(-1)
 
 
 def logits_of(model: WaveformModel, heard: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
@@ -89,11 +90,6 @@ def nats_of(logits: Tensor, codes: Tensor) -> Tensor:
     flat = logits.flatten(0, 1).float()
     nats = functional.cross_entropy(flat, codes.long().flatten(), reduction="none")
     return nats.view_as(codes)
-
-
-def _levels(model: WaveformModel) -> int:
-    """Symbols of the code, without the end event."""
-    return model.config.vocabulary - model.config.end_event
 
 
 def bits_per_sample(model: WaveformModel) -> float:
