@@ -25,7 +25,7 @@ from mambaaudio.corpus import Corpus, Recording
 
 SILENCE_SECONDS = 0.1
 _ROUND = 64
-_MARGIN = 64
+_MARGIN = 100
 _TABLES = 64
 _Count = TypeVar("_Count", int, NDArray[np.int64])
 

@@ -239,14 +239,14 @@ def test_half_of_the_rows_are_played_at_another_speed(tmp_path: Path, clips: boo
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 300), st.sampled_from([0.5, 0.8, 1.25, 2.0]), st.integers(1, 600))
+@given(st.integers(0, 120), st.sampled_from([0.5, 0.8, 1.25, 2.0]), st.integers(1, 600))
 def test_a_stretch_at_a_speed_is_that_of_the_whole(
     corpus: Corpus, place: int, speed: float, symbols: int
 ) -> None:
     """Wherever a row begins: its edges sound as they do within the recording."""
     reader = RowReader(corpus, Layout("linear8"))
     recording = corpus.recordings[4]
-    start = 4 * place  # falls on a sample at all of these speeds
+    start = 20 * place  # falls on a sample at all of these speeds
     length = Piece(recording, 0, 0, speed).length
     symbols = min(symbols, length - start)
     whole = reader.rows([Piece(recording, 0, length, speed)], length).codes[0]
