@@ -25,6 +25,8 @@ from mambaaudio.corpus import Corpus, Recording
 
 SILENCE_SECONDS = 0.1
 _ROUND = 64
+# Samples around a stretch at another speed, read from the nearest sample of the recording on: up to
+# half of one off. At speeds of few twentieths that is none, if the stretch begins on a sample too.
 _MARGIN = 100
 _TABLES = 64
 _Count = TypeVar("_Count", int, NDArray[np.int64])
