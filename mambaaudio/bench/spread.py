@@ -32,10 +32,11 @@ def expected(
     model: WaveformModel, corpus: Corpus, recording: Recording, start: float, seconds: float
 ) -> tuple[Tensor, Tensor]:
     """Probabilities (L, levels) of each sample of a stretch without the end event, and its codes
-    (L,). A recording that is shorter than the start is taken from its beginning."""
+    (L,). A recording that ends before the stretch does is taken from its beginning."""
     rate, config = corpus.rate, model.config
     first, count = round(start * rate), round(seconds * rate)
     first = first if first + count <= recording.length else 0
+    count = min(count, recording.length)
     before = min(first, _HEARD)
     samples = corpus.samples(recording, first - before, before + count)
     codes = Coder(corpus, Layout(config.code)).encode(samples, recording.gain)
