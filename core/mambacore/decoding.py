@@ -286,8 +286,12 @@ class DecodingPlan:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Symbols (rows, n) and their log-probabilities in nats; see `mambakernels.decode.cpu`."""
+        """Symbols (rows, n) and their log-probabilities in nats; see `mambakernels.decode.cpu`.
+
+        With guidance other than 1 there are two streams for each row, the untold ones last.
+        """
         return cpu.generate(
             self._program,
             streams,
@@ -295,6 +299,7 @@ class DecodingPlan:
             temperature=float(temperature),
             top_k=top_k or 0,
             top_p=1.0 if top_p is None else float(top_p),
+            guidance=float(guidance),
         )
 
     def score(self, streams: cpu.Streams, symbols: NDArray[np.int64]) -> NDArray[np.float32]:

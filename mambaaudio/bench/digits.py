@@ -38,6 +38,7 @@ from mambacore.cache import atomic_write
 Clips = list[NDArray[np.float32]]
 SECONDS = 2.0
 PLAIN = "temperature=1"
+DRAWN = ("temperature", "top_p", "guidance")
 
 
 def clips_of(corpus: Corpus, *splits: Any) -> tuple[Clips, list[str], list[str]]:
@@ -58,12 +59,12 @@ def without_tail(wave: NDArray[np.float32], rate: int, ended: bool) -> NDArray[n
 
 def setting(text: str) -> dict[str, Any]:
     """``temperature=0.9,top_p=0.95,speaker=told`` as options; argparse names a wrong one."""
-    options: dict[str, Any] = {"temperature": 1.0, "top_p": None, "told": False}
+    options: dict[str, Any] = {"temperature": 1.0, "top_p": None, "guidance": 1.0, "told": False}
     for part in text.split(","):
         name, _, value = part.partition("=")
         if (name, value) == ("speaker", "told"):
             options["told"] = True
-        elif name in ("temperature", "top_p"):
+        elif name in DRAWN:
             options[name] = float(value)
         else:
             raise ValueError(part)
@@ -77,7 +78,7 @@ def generate(
     made: Clips = []
     unended = 0
     rate, speakers = generator.config.rate, generator.config.speakers
-    drawn = {name: options[name] for name in ("temperature", "top_p")}
+    drawn = {name: options[name] for name in DRAWN}
     for first in range(0, len(digits), batch):
         rows = digits[first : first + batch]
         start = time.perf_counter()

@@ -24,7 +24,11 @@ Drawn = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
 class Engine(Protocol):
-    """Continues rows of symbols."""
+    """Continues rows of symbols.
+
+    With guidance it is given two rows for each that it continues, those that are not told the
+    condition last.
+    """
 
     def run(self, count: int) -> Drawn:
         """The next symbols (rows, count) and their log-probabilities in nats.
@@ -41,6 +45,7 @@ class TorchEngine:
         model: in evaluation mode.
         state: what the rows have heard; with `last` = `config.start` a state of None begins.
         last: (rows,) the symbol that is fed next.
+        uniforms, sampling: of each row; see `Engine` for guidance.
         label, speaker: (rows,) conditions, for a state of None.
     """
 
@@ -66,16 +71,18 @@ class TorchEngine:
         config = self.model.config
         logits, self.state = self.model(self.last[:, None], self.state, **self.conditions)
         self.conditions = {}
+        twice = 2 if self.sampling.guided else 1
         # A sample of several parts can only end before its first one.
         within = self.position % config.symbols_per_sample > 0
         self.position += 1
         allowed = config.end if within else None
         symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed)
         if config.end is not None:
-            symbols = symbols.masked_fill(self.ended, config.end)
-            logs = logs.masked_fill(self.ended, 0.0)
-            self.ended = self.ended | (symbols == config.end)
-        self.last = symbols
+            ended = self.ended[: len(symbols)]
+            symbols = symbols.masked_fill(ended, config.end)
+            logs = logs.masked_fill(ended, 0.0)
+            self.ended = (ended | (symbols == config.end)).repeat(twice)
+        self.last = symbols.repeat(twice)
         return symbols, logs
 
     @torch.no_grad()
@@ -130,6 +137,7 @@ class CompiledEngine:
             temperature=chosen.temperature,
             top_k=chosen.top_k,
             top_p=chosen.top_p,
+            guidance=chosen.guidance,
         )
 
 

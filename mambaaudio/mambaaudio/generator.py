@@ -101,12 +101,16 @@ class Session:
         self._made = 0
         self._code = code(self.config.code)
         label, speaker = (c.to(model.device) for c in conditions)
-        state = None
         last = label.new_full(label.shape, self.config.start)
+        codes = None
         if prompt is not None:
             codes = prompt.codes.to(model.device)
-            state = _prime(model, codes, label, speaker)
             last = codes[:, -1].expand(rows).clone()
+        if sampling.guided:
+            label, speaker = _with_untold(label, speaker)
+            last = last.repeat(2)
+            codes = codes.repeat(2, 1) if codes is not None and len(codes) > 1 else codes
+        state = None if codes is None else _prime(model, codes, label, speaker)
         self._engine = choose(model, engine)(
             model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
         )
@@ -197,6 +201,7 @@ class Generator:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
         seed: int = 0,
         prompt_rate: int | None = None,
         prompt_start: float = 0.0,
@@ -212,6 +217,8 @@ class Generator:
             label, speaker: names that the model knows; one for all rows, or one a row.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
             temperature, top_k, top_p: see `Sampling`.
+            guidance: above 1 follows the label more closely (the speaker in rows that are told no
+                label); see `Sampling`. The likelihoods stay those of the model itself.
             seed: the same seed gives the same samples on the same machine, bit for bit.
             prompt_rate: of given samples; the model's by default.
             prompt_start, prompt_seconds: the stretch of the prompt that is heard.
@@ -224,11 +231,16 @@ class Generator:
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}; give at least 1")
-        sampling = Sampling(temperature, top_k, top_p)
+        sampling = Sampling(temperature, top_k, top_p, guidance)
         conditions = (
             _numbers("label", label, self.config.label_id, batch),
             _numbers("speaker", speaker, self.config.speaker_id, batch),
         )
+        if sampling.guided and not any(bool(numbers.any()) for numbers in conditions):
+            raise UsageError(
+                f"guidance {guidance:g} asks to follow a label or a speaker; tell one, or leave "
+                "guidance at 1"
+            )
         several = isinstance(prompt, list | tuple)
         given: list[Any] = list(prompt) if several else [] if prompt is None else [prompt]
         if several and len(given) != batch:
@@ -289,6 +301,12 @@ def _prime(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) 
         conditions = {}
     assert state is not None
     return states.select(state, which)
+
+
+def _with_untold(label: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+    """Conditions (2 rows,): those told, then the same without what guidance shall follow."""
+    untold = speaker.where(label != 0, torch.zeros_like(speaker))
+    return torch.cat([label, torch.zeros_like(label)]), torch.cat([speaker, untold])
 
 
 def _numbers(kind: str, given: Names, number: Any, batch: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 
 from helpers import assert_close
 from mambaaudio import Generator, WaveformConfig, WaveformModel, code
-from mambaaudio.generator import Block
+from mambaaudio.generator import Block, _with_untold
 from mambaaudio.ranking import bits_per_sample, by_likelihood, kept
+from mambaaudio.sampling import Sampling, Uniforms, pick
 from mambacore.decoding import DecodingPlan, why_not
 from mambacore.errors import DataError, UsageError
 from mambacore.multiscale import MultiScaleConfig
@@ -84,6 +85,65 @@ def test_engines_draw_the_same_and_the_likelihood_is_the_models(mixers, mlp, set
             assert made[engine].log_probabilities[row].sum() == pytest.approx(
                 float(total[row]), rel=1e-5
             )
+
+
+@pytest.mark.parametrize(("mixers", "mlp", "settings"), CASES)
+@pytest.mark.parametrize("prompts", [0, 1, 3])
+def test_guided_draws_weigh_the_told_scores_against_the_untold(
+    mixers, mlp, settings, prompts: int
+) -> None:
+    model = _model(mixers, mlp, **settings, end_event=True)
+    labels = ["b", "a", None] if model.config.labels else None
+    speakers = ["x", "x", None] if model.config.speakers else None
+    heard = [TONE[first : first + 301] for first in (0, 90, 45)][:prompts]
+    prompt = heard if prompts == 3 else heard[0] if heard else None
+    options = {"prompt": prompt, "label": labels, "speaker": speakers, "batch": 3, "seed": 7}
+    made = {
+        engine: Generator(model, engine=engine).generate(0.012, guidance=3.0, **options)
+        for engine in ("torch", "compiled")
+    }
+    coder, end = code(model.config.code), model.config.end
+    for row in range(3):
+        waveform = made["torch"].waveforms[row]
+        assert np.array_equal(waveform, made["compiled"].waveforms[row])
+        new = coder.encode(torch.from_numpy(waveform))
+        new = torch.cat([new, torch.tensor([end])[: int(made["torch"].ended[row])]])
+        own = heard[row % prompts] if heard else np.zeros(0, np.float32)
+        before = coder.encode(torch.from_numpy(own))
+        codes = torch.cat([before, new])[None]
+        told = {
+            "label": torch.tensor([model.config.label_id(labels and labels[row])]),
+            "speaker": torch.tensor([model.config.speaker_id(speakers and speakers[row])]),
+        }
+        with torch.no_grad():
+            inputs = model.shift(codes)
+            one, other = model(inputs, **told)[0][0], model(inputs)[0][0]
+        one, other = (scores[len(before) :].double() for scores in (one, other))
+        likelihood = one.log_softmax(-1).gather(1, new[:, None]).sum()
+        assert made["torch"].log_likelihood[row] == pytest.approx(float(likelihood), rel=1e-5)
+        uniforms = torch.from_numpy(Uniforms([7 + row]).draw(len(new))[0])
+        whole, within = (pick(3 * one - 2 * other, uniforms, Sampling(), a)[0] for a in (None, end))
+        part = torch.arange(len(new)) % model.config.symbols_per_sample
+        assert torch.equal(torch.where(part > 0, within, whole), new)
+    # What was told nothing is what it is without guidance.
+    plain = Generator(model).generate(0.012, **options)
+    assert np.array_equal(plain.waveforms[2], made["torch"].waveforms[2])
+    assert not np.array_equal(plain.waveforms[0], made["torch"].waveforms[0])
+
+
+def test_guidance_drops_the_label_and_keeps_the_speaker() -> None:
+    label, speaker = torch.tensor([2, 0, 0, 1]), torch.tensor([3, 3, 0, 0])
+    told = _with_untold(label, speaker)
+    assert told[0].tolist() == [2, 0, 0, 1, 0, 0, 0, 0]
+    assert told[1].tolist() == [3, 3, 0, 0, 3, 0, 0, 0]
+
+
+def test_guidance_without_a_condition_is_refused() -> None:
+    generator = Generator(_model(labels=("a", "b")))
+    with pytest.raises(UsageError, match="tell one"):
+        generator.begin(guidance=2.0)
+    with pytest.raises(UsageError, match="guidance must be"):
+        generator.begin(label="a", guidance=-1.0)
 
 
 def test_a_row_is_the_same_alone_in_a_batch_and_in_blocks_of_any_size() -> None:
@@ -209,10 +269,13 @@ def test_ranking_rejects_the_extremes() -> None:
 def test_the_graph_draws_what_steps_draw(mixers, mlp, settings) -> None:
     model = _model(mixers, mlp, end_event=True, **settings).cuda()
     own = [TONE[:301], 0.5 * TONE[100:401]]
+    label = "a" if model.config.labels else None
+    speaker = "x" if model.config.speakers else None
     for options in (
         {"batch": 3},
         {"prompt": TONE[:301], "batch": 2, "top_k": 50},
         {"prompt": own, "batch": 2},
+        {"prompt": own, "batch": 2, "guidance": 2.0, "label": label, "speaker": speaker},
     ):
         made = [
             Generator(model, engine=engine).generate(0.05, seed=4, **options)

@@ -92,9 +92,22 @@ def test_many_clips_have_a_manifest_and_each_can_be_made_again(model, tmp_path, 
         "--reject-unlikeliest", 0.4,
     )  # fmt: skip
     assert code == 0
-    left = {row["seed"] for row in _table(tmp_path / "manifest.tsv") if row["kept"] == "yes"}
+    table = _table(tmp_path / "manifest.tsv")
+    assert {row["guidance"] for row in table} == {"1"}
+    left = {row["seed"] for row in table if row["kept"] == "yes"}
     assert left == {row["seed"] for row in order[:3]}
     assert {p.stem for p in tmp_path.glob("some_*.wav")} == {f"some_{seed}" for seed in left}
+
+
+def test_guidance_is_drawn_and_written_down(model, tmp_path, capsys) -> None:
+    for guidance in (1, 4):
+        folder = tmp_path / str(guidance)
+        folder.mkdir()
+        common = ("--model", model, "--seconds", 0.1, "--label", "one", "-n", 2)
+        code, _ = _run(capsys, *common, "-o", folder / "{index}.wav", "--guidance", guidance)
+        assert code == 0
+        assert {row["guidance"] for row in _table(folder / "manifest.tsv")} == {str(guidance)}
+    assert (tmp_path / "1/0.wav").read_bytes() != (tmp_path / "4/0.wav").read_bytes()
 
 
 def test_standard_output_is_a_wav(model, tmp_path, monkeypatch, capsys) -> None:
@@ -128,6 +141,7 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         (2, "{index}", ("-n", 2, *out)),
         (2, "above 0", ("--seconds", 0, *out)),
         (2, "top_p", ("--top-p", 2, *out)),
+        (2, "--label or --speaker", ("--guidance", 2, *out)),
         (2, "choose mix, left, right", ("--channel", "each", "--prompt", "x.wav", *out)),
         (2, "needs --prompt", ("--no-prompt", *out)),
         (2, "suffix", ("-o", tmp_path / "o.mp4")),

@@ -135,10 +135,12 @@ def _advance(model, levels, blocks, weights, wide_weights, eps, state, wide_stat
 
 @jit
 def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wide_states,
-              positions, last, ended, memory, wide, uniforms, temperature, top_k, top_p, symbols,
-              log_probabilities):  # fmt: skip
+              positions, last, ended, memory, wide, uniforms, temperature, top_k, top_p, guidance,
+              symbols, log_probabilities):  # fmt: skip
     state, wide_state, place = states[row], wide_states[row], positions[row]
     symbol, count, end = last[row], model[SYMBOLS], model[END]
+    told, guided = np.empty(count, np.float32), np.empty(count, np.float32)
+    untold = row + len(uniforms)
     for t in range(uniforms.shape[1]):
         if ended[row]:
             symbols[row, t] = end
@@ -149,12 +151,21 @@ def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wi
                           place, memory, wide, symbol)  # fmt: skip
         # A sample of several parts can only end before its first one.
         allowed = count - 1 if end >= 0 and phase > 0 else count
-        total = log_sum(memory, scores, count)
-        symbol = pick(memory, scores, allowed, uniforms[row, t], temperature, top_k, top_p)
+        for k in range(count):
+            told[k] = guided[k] = memory[scores + k]
+        if guidance != 1.0:
+            scores = _advance(model, levels, blocks, weights, wide_weights, eps, states[untold],
+                              wide_states[untold], positions[untold], memory, wide,
+                              symbol)  # fmt: skip
+            for k in range(count):
+                guided[k] = guidance * told[k] + (1.0 - guidance) * memory[scores + k]
+        symbol = pick(guided, 0, allowed, uniforms[row, t], temperature, top_k, top_p)
+        log_probabilities[row, t] = told[symbol] - log_sum(told, 0, count)
         symbols[row, t] = symbol
-        log_probabilities[row, t] = memory[scores + symbol] - total
         ended[row] = symbol == end
     last[row] = symbol
+    if guidance != 1.0:
+        last[untold], ended[untold] = symbol, ended[row]
 
 
 @jit
@@ -183,10 +194,13 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    guidance: float = 1.0,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Symbols (rows, n) and their log-probabilities (nats), one uniform (rows, n) for each.
 
-    A row that has met its end goes on with end symbols of log-probability 0.
+    A row that has met its end goes on with end symbols of log-probability 0. With guidance g other
+    than 1 there are two streams for each row of uniforms, those that were not told the condition
+    last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them.
     """
     symbols = np.empty(uniforms.shape, np.int64)
     logs = np.empty(uniforms.shape, np.float32)
@@ -194,7 +208,7 @@ def generate(
     def part(row: int) -> None:
         memory, wide = _scratch(program)
         _generate(row, *program[:6], *streams, memory, wide, uniforms, temperature, top_k, top_p,
-                  symbols, logs)  # fmt: skip
+                  guidance, symbols, logs)  # fmt: skip
 
     run(part, len(uniforms))
     return symbols, logs

@@ -31,6 +31,7 @@ _COLUMNS = (
     "log_likelihood",
     "bits_per_sample",
     "temperature",
+    "guidance",
     "ended",
     "rank",
     "kept",
@@ -87,7 +88,7 @@ def main(argv: list[str], prog: str) -> int:
         with atomic_write(Path(clips[0].path).parent / "manifest.tsv", "w") as file:
             print(*_COLUMNS, sep="\t", file=file)
             for clip in clips:
-                print(*clip.cells(arguments.temperature), sep="\t", file=file)
+                print(*clip.cells(arguments.temperature, arguments.guidance), sep="\t", file=file)
     return 0
 
 
@@ -108,11 +109,12 @@ class _Clip:
     kept: bool = True
     pieces: list[Any] = field(default_factory=list)
 
-    def cells(self, temperature: float) -> list[str]:
+    def cells(self, temperature: float, guidance: float) -> list[str]:
         """The clip's line of the manifest."""
         name = Path(self.path).name
         known = [name, self.seed, self.label or "", self.speaker or "", f"{self.seconds:.4f}"]
-        figures = [f"{self.log_likelihood:.3f}", f"{self.bits:.4f}", f"{temperature:g}"]
+        figures = [f"{self.log_likelihood:.3f}", f"{self.bits:.4f}"]
+        figures += [f"{temperature:g}", f"{guidance:g}"]
         flags = ["yes" if self.ended else "no", self.rank, "yes" if self.kept else "no"]
         return [str(cell) for cell in (*known, *figures, *flags)]
 
@@ -154,6 +156,7 @@ class _Run:
             temperature=given.temperature,
             top_k=given.top_k,
             top_p=given.top_p,
+            guidance=given.guidance,
             seed=clips[0].seed,
             prompt_start=given.prompt_start,
             prompt_seconds=given.prompt_seconds,

@@ -90,6 +90,14 @@ def make_parser(prog: str) -> Parser:
         "--top-p", type=float, metavar="P", help="only the likeliest values that together reach P"
     )
     group.add_argument(
+        "--guidance",
+        type=_not_below_zero,
+        default=1.0,
+        metavar="G",
+        help="above 1 follows --label more closely (or --speaker, told alone), at half the speed "
+        "(default: 1)",
+    )
+    group.add_argument(
         "--reject-likeliest",
         type=float,
         default=0.0,
@@ -138,6 +146,8 @@ def check(arguments: argparse.Namespace) -> None:
         for name in ("no_prompt", "prompt_start", "prompt_seconds"):
             if getattr(arguments, name):
                 raise UsageError(f"--{name.replace('_', '-')} needs --prompt.")
+    if arguments.guidance != 1 and not (arguments.label or arguments.speaker):
+        raise UsageError(f"--guidance {arguments.guidance:g} needs --label or --speaker.")
     if arguments.channel not in _CHANNELS:
         raise UsageError(
             f"--channel {arguments.channel}: a prompt is one recording; choose "

@@ -1,0 +1,65 @@
+"""The graph engine's periods on a GPU (interpreted elsewhere, replayed by running them again)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from op_cases import INTERPRETED, run_interpreted
+
+from mambaaudio import Generator, WaveformConfig, WaveformModel
+from mambaaudio import generator as generation
+from mambaaudio.engines import TorchEngine
+from mambaaudio.graph import GraphEngine, _FusedPeriod
+from mambacore.multiscale import MultiScaleConfig
+
+pytest.importorskip("triton")
+needs_a_place = () if INTERPRETED else pytest.mark.gpu
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+
+@pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
+def test_interpreted() -> None:
+    run_interpreted(__file__)
+
+
+class _Again:
+    """A captured period where there are no CUDA graphs."""
+
+    def __init__(self, memory: _FusedPeriod) -> None:
+        self.replay = lambda: memory.steps(0)
+
+
+@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
+def test_fused_periods_draw_what_steps_draw(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if INTERPRETED:
+        monkeypatch.setattr(_FusedPeriod, "capture", lambda memory: _Again(memory))
+        monkeypatch.setattr(generation, "choose", lambda model, engine: GraphEngine)
+    torch.manual_seed(2)
+    backbone = MultiScaleConfig(
+        d_model=12, pools=(2, 2), n_layer=1, expand=1.5, mixers=("mamba", "s4d", "mamba")
+    )
+    sound = 0.3 * np.sin(np.arange(7)).astype(np.float32)
+    for kind, options in (
+        ("mulaw8", {"temperature": 0.7}),
+        ("mulaw8", {"top_k": 50}),
+        ("mulaw8", {"guidance": 2.0, "prompt": sound}),
+        ("pcm16", {"guidance": 2.0}),
+    ):
+        config = WaveformConfig(8000, code=kind, backbone=backbone, labels=("a",), end_event=True)
+        model = WaveformModel(config).eval()
+        with torch.no_grad():
+            model.head.weight *= 4
+            model.head.bias[config.end] = 3.0  # some rows shall end
+        model = model.to(DEVICE)
+        told = {"label": ["a", None], "batch": 2, "seed": 4, **options}
+        fused = Generator(model).begin(**told)
+        with monkeypatch.context() as patch:
+            patch.setattr(generation, "choose", lambda model, engine: TorchEngine)
+            steps = Generator(model).begin(**told)
+        for count in (2, 5):
+            one, other = fused._block(count), steps._block(count)
+            for row in range(2):
+                assert np.array_equal(one.waveforms[row], other.waveforms[row]), options
+            assert np.array_equal(one.ended, other.ended)
+        assert np.allclose(fused.log_likelihood, steps.log_likelihood, rtol=1e-4)
