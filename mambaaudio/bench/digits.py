@@ -1,14 +1,15 @@
 """Label-conditioned samples of the digits: recognised, by whom, memorised, how far from real.
 
     python mambaaudio/bench/digits.py --audio DIR --work DIR --out DIR --model FOLDER \\
-        [--each 100] [--samples 2048] [--beside temperature=0.9 speaker=told] [--device cuda]
+        [--each 100] [--samples 2048] [--settings temperature=1 guidance=2,speaker=told ...] \\
+        [--device cuda]
     python mambaaudio/bench/digits.py --audio DIR --work DIR --out DIR --leave-one-out
 
 A classifier is trained on the real training clips (takes 10 to 49). Then `--samples` clips are
-drawn at temperature 1, told the label alone, clip i with seed i; the first `--each` a digit are
-all counted, and all of them go into FID, IS, mIS and AM. The reference is every real clip outside
-test, and real test clips stand beside as the floor. Other settings (`--beside`) are drawn
-`--each` a digit. Without a model: the classifier alone.
+drawn in the first setting, by default at temperature 1, told the label alone, clip i with seed i;
+the first `--each` a digit are all counted, and all of them go into FID, IS, mIS and AM. The
+reference is every real clip outside test, and real test clips stand beside as the floor. The other
+settings are drawn `--each` a digit. Without a model: the classifier alone.
 Writes digits.json and SETTING/*.wav, the first of each digit.
 """
 
@@ -37,7 +38,7 @@ from mambacore.cache import atomic_write
 
 Clips = list[NDArray[np.float32]]
 SECONDS = 2.0
-PLAIN = "temperature=1"
+SETTINGS = ("temperature=1", "temperature=0.9", "speaker=told", "guidance=2")
 DRAWN = ("temperature", "top_p", "guidance")
 
 
@@ -166,16 +167,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--each", type=int, default=100, help="counted samples a digit")
-    parser.add_argument("--samples", type=int, default=2048, help="in all, at temperature 1")
-    parser.add_argument(
-        "--beside", nargs="*", default=["temperature=0.9", "speaker=told"], help="other settings"
-    )
+    parser.add_argument("--samples", type=int, default=2048, help="in all, in the first setting")
+    parser.add_argument("--settings", nargs="+", default=SETTINGS, help="how clips are drawn")
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0, help="of the first clip")
     parser.add_argument("--leave-one-out", action="store_true", help="also by speaker (minutes)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
-    settings = {text: setting(text) for text in (PLAIN, *arguments.beside)}
+    settings = {text: setting(text) for text in arguments.settings}
     device = torch.device(arguments.device)
     if device.index is not None:
         torch.cuda.set_device(device)
@@ -199,11 +198,12 @@ def main(argv: list[str] | None = None) -> int:
         more = max(0, arguments.samples - len(counted))
         for text, options in settings.items():
             extra = [corpus.labels[i % len(corpus.labels)] for i in range(more)]
-            wanted = counted + (extra if text == PLAIN else [])
+            first = text == arguments.settings[0]
+            wanted = counted + (extra if first else [])
             clips, unended = generate(generator, wanted, arguments.seed, arguments.batch, options)
             figures = ears.judge(clips[: len(counted)], counted, reference)
             figures["unended_share"] = unended / len(wanted)
-            if text == PLAIN:
+            if first:
                 heard = ears.digits.hear(clips)
                 figures["distances_of_all"] = distances(heard, reference).to_dict()
             result["generated"][text] = figures
