@@ -19,15 +19,10 @@ from torch import Tensor
 from helpers import assert_as_exact
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cpu" if INTERPRETED else "cuda"
 # (backend, device); without the interpreter, Triton needs a GPU
-PLACES = [
-    pytest.param(("cpu", "cpu"), id="cpu"),
-    pytest.param(
-        ("triton", "cpu" if INTERPRETED else "cuda"),
-        id="triton",
-        marks=() if INTERPRETED else pytest.mark.gpu,
-    ),
-]
+TRITON = pytest.param(("triton", DEVICE), id="triton", marks=() if INTERPRETED else pytest.mark.gpu)
+PLACES = [pytest.param(("cpu", "cpu"), id="cpu"), TRITON]
 # The interpreter rounds bfloat16 otherwise than the GPU does.
 DTYPES = [torch.float32, torch.float16, torch.float64] + [torch.bfloat16] * (not INTERPRETED)
 EXAMPLES = 6 if INTERPRETED else 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from op_cases import INTERPRETED, run_interpreted
+from op_cases import DEVICE, INTERPRETED, TRITON, run_interpreted
 
 from mambaaudio import Generator, WaveformConfig, WaveformModel
 from mambaaudio import generator as generation
@@ -14,8 +14,6 @@ from mambaaudio.graph import GraphEngine, _FusedPeriod
 from mambacore.multiscale import MultiScaleConfig
 
 pytest.importorskip("triton")
-needs_a_place = () if INTERPRETED else pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
@@ -30,8 +28,10 @@ class _Again:
         self.replay = lambda: memory.steps(0)
 
 
-@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
-def test_fused_periods_draw_what_steps_draw(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", [TRITON])
+def test_fused_periods_draw_what_steps_draw(
+    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if INTERPRETED:
         monkeypatch.setattr(_FusedPeriod, "capture", lambda memory: _Again(memory))
         monkeypatch.setattr(generation, "choose", lambda model, engine: GraphEngine)

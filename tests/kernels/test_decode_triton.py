@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from op_cases import INTERPRETED, CompiledOnly, run_interpreted
+from op_cases import DEVICE, INTERPRETED, TRITON, CompiledOnly, run_interpreted
 from torch import nn
 
 from helpers import assert_close
@@ -13,8 +13,6 @@ from mambacore.decoding_gpu import DeviceDecoding, why_not
 from mambacore.multiscale import MultiScaleBackbone, MultiScaleConfig
 
 pytest.importorskip("triton")
-needs_a_place = () if INTERPRETED else pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
 
 
 @pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
@@ -97,15 +95,15 @@ def _check_draws() -> None:
     assert np.isfinite(logs.cpu().numpy()).all()
 
 
-@pytest.mark.parametrize("place", [pytest.param(DEVICE, marks=needs_a_place)])
-def test_a_fused_step_is_the_modules(place: str) -> None:
+@pytest.mark.parametrize("place", [TRITON])
+def test_a_fused_step_is_the_modules(place: tuple[str, str]) -> None:
     for phases, unet, cut in ((1, True, 0), (2, True, 6), (1, False, 8)):
         _check(phases, unet, cut)
     _check(1, True, 6, **MIXED)
 
 
-@pytest.mark.parametrize("place", [pytest.param(DEVICE, marks=needs_a_place)])
-def test_draws_follow_the_scores(place: str) -> None:
+@pytest.mark.parametrize("place", [TRITON])
+def test_draws_follow_the_scores(place: tuple[str, str]) -> None:
     _check_draws()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from op_cases import INTERPRETED, memory_full_of_nan, run_interpreted
+from op_cases import DEVICE, INTERPRETED, TRITON, memory_full_of_nan, run_interpreted
 from scan_cases import Case
 
 from helpers import assert_close
@@ -17,8 +17,6 @@ from mambakernels.scan import triton as backend
 from mambakernels.scan.triton_adjoint import adjoint
 from mambakernels.scan.triton_problem import Tuning
 
-place = pytest.param("triton", marks=() if INTERPRETED else pytest.mark.gpu)
-DEVICE = "cpu" if INTERPRETED else "cuda"
 NAMES = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "segment_ids")
 
 
@@ -27,7 +25,7 @@ def test_interpreted() -> None:
     run_interpreted(__file__)
 
 
-@pytest.mark.parametrize("place", [place])
+@pytest.mark.parametrize("place", [TRITON])
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     chunk=st.sampled_from([4, 8]),
@@ -37,7 +35,7 @@ def test_interpreted() -> None:
     gated=st.booleans(),
 )
 def test_small(
-    place: str, chunk: int, length: int, segments: bool, reverse: bool, gated: bool
+    place: tuple[str, str], chunk: int, length: int, segments: bool, reverse: bool, gated: bool
 ) -> None:
     extras = ("z", "delta_bias", "initial_state") if gated else ("initial_state",)
     check(

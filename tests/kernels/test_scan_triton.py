@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from op_cases import INTERPRETED, memory_full_of_nan, run_interpreted
+from op_cases import DEVICE, INTERPRETED, TRITON, memory_full_of_nan, run_interpreted
 from scan_cases import Case
 from torch import Tensor
 
@@ -21,8 +21,6 @@ from mambakernels import scan_summary, selective_scan
 from mambakernels.scan import reference
 
 pytest.importorskip("triton")
-needs_a_place = () if INTERPRETED else pytest.mark.gpu
-DEVICE = "cpu" if INTERPRETED else "cuda"
 INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "initial_state", "segment_ids")
 RESULTS = ("out", "final_state", *(f"d{name}" for name in INPUTS[:9]))
 
@@ -118,11 +116,11 @@ def test_interpreted() -> None:
     run_interpreted(__file__)
 
 
-@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
+@pytest.mark.parametrize("place", [TRITON])
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(case=drawn_cases, chunk=st.sampled_from([3, 8, 64]), block=st.sampled_from([4, 8, 32]))
 def test_plain_kernels_agree_with_the_definition(
-    place: str, case: Case, chunk: int, block: int
+    place: tuple[str, str], case: Case, chunk: int, block: int
 ) -> None:
     check(case, small_tuning(chunk=chunk, block=block if INTERPRETED else 32))
 
@@ -130,7 +128,7 @@ def test_plain_kernels_agree_with_the_definition(
 EVERYTHING = Case(batch=2, length=13, channels=5, states=3, segments=True, seed=3)
 
 
-@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
+@pytest.mark.parametrize("place", [TRITON])
 @pytest.mark.parametrize(
     "case",
     [
@@ -141,13 +139,15 @@ EVERYTHING = Case(batch=2, length=13, channels=5, states=3, segments=True, seed=
     ],
     ids=["everything", "zoh-reverse", "one-step", "float16"],
 )
-def test_plain_kernels_with_everything(place: str, case: Case) -> None:
+def test_plain_kernels_with_everything(place: tuple[str, str], case: Case) -> None:
     check(case, small_tuning())
 
 
-@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
+@pytest.mark.parametrize("place", [TRITON])
 @pytest.mark.parametrize("tuned", [False, pytest.param(True, marks=pytest.mark.gpu)])
-def test_a_summary_spares_the_first_pass_and_changes_nothing(place: str, tuned: bool) -> None:
+def test_a_summary_spares_the_first_pass_and_changes_nothing(
+    place: tuple[str, str], tuned: bool
+) -> None:
     from mambakernels.scan import triton
 
     tuning = small_tuning(tuned, chunk=16 if tuned else 5)
@@ -174,8 +174,8 @@ def test_a_summary_spares_the_first_pass_and_changes_nothing(place: str, tuned: 
         assert torch.equal(named[name], value), name
 
 
-@pytest.mark.parametrize("place", [pytest.param("triton", marks=needs_a_place)])
-def test_public_function(place: str) -> None:
+@pytest.mark.parametrize("place", [TRITON])
+def test_public_function(place: tuple[str, str]) -> None:
     case = Case(batch=1, length=9, channels=3, states=2, seed=8)
     inputs = {k: t.requires_grad_() for k, t in case.inputs(DEVICE).items()}
     out, final = selective_scan(
