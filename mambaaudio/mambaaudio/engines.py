@@ -63,7 +63,7 @@ class TorchEngine:
         self.model, self.state, self.last = model, state, last
         self.uniforms, self.sampling = uniforms, sampling
         self.conditions = {"label": label, "speaker": speaker} if state is None else {}
-        self.ended = torch.zeros_like(last, dtype=torch.bool)
+        self.ended = torch.zeros_like(last[: len(last) // sampling.streams], dtype=torch.bool)
         self.position = 0 if state is None else state.backbone.pending.shape[1]
 
     def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,18 +71,16 @@ class TorchEngine:
         config = self.model.config
         logits, self.state = self.model(self.last[:, None], self.state, **self.conditions)
         self.conditions = {}
-        twice = 2 if self.sampling.guided else 1
         # A sample of several parts can only end before its first one.
         within = self.position % config.symbols_per_sample > 0
         self.position += 1
         allowed = config.end if within else None
         symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed)
         if config.end is not None:
-            ended = self.ended[: len(symbols)]
-            symbols = symbols.masked_fill(ended, config.end)
-            logs = logs.masked_fill(ended, 0.0)
-            self.ended = (ended | (symbols == config.end)).repeat(twice)
-        self.last = symbols.repeat(twice)
+            symbols = symbols.masked_fill(self.ended, config.end)
+            logs = logs.masked_fill(self.ended, 0.0)
+            self.ended = self.ended | (symbols == config.end)
+        self.last = symbols.expand(self.sampling.streams, -1).flatten()
         return symbols, logs
 
     @torch.no_grad()

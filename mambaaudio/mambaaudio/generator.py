@@ -101,16 +101,14 @@ class Session:
         self._made = 0
         self._code = code(self.config.code)
         label, speaker = (c.to(model.device) for c in conditions)
+        if sampling.streams == 2:
+            label, speaker = _with_untold(label, speaker)
+        state = None
         last = label.new_full(label.shape, self.config.start)
-        codes = None
         if prompt is not None:
             codes = prompt.codes.to(model.device)
-            last = codes[:, -1].expand(rows).clone()
-        if sampling.guided:
-            label, speaker = _with_untold(label, speaker)
-            last = last.repeat(2)
-            codes = codes.repeat(2, 1) if codes is not None and len(codes) > 1 else codes
-        state = None if codes is None else _prime(model, codes, label, speaker)
+            state = _prime(model, codes, label, speaker)
+            last = codes[:, -1].repeat(len(last) // len(codes))
         self._engine = choose(model, engine)(
             model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
         )
@@ -236,7 +234,7 @@ class Generator:
             _numbers("label", label, self.config.label_id, batch),
             _numbers("speaker", speaker, self.config.speaker_id, batch),
         )
-        if sampling.guided and not any(bool(numbers.any()) for numbers in conditions):
+        if sampling.streams == 2 and not any(bool(numbers.any()) for numbers in conditions):
             raise UsageError(
                 f"guidance {guidance:g} asks to follow a label or a speaker; tell one, or leave "
                 "guidance at 1"
@@ -288,16 +286,18 @@ class Generator:
 
 @torch.no_grad()
 def _prime(model: WaveformModel, codes: Tensor, label: Tensor, speaker: Tensor) -> WaveformState:
-    """The state before the last code of a prompt (1 or rows, L) is fed, for every row of the
-    conditions."""
+    """The state before the last code of prompts (n, L) is fed, for every row of the conditions:
+    row i hears prompt i modulo n."""
     distinct = torch.stack([label, speaker], 1)
     which = torch.arange(len(distinct), device=distinct.device)
     if len(codes) == 1:  # rows under equal conditions hear the same: one of each is enough
         distinct, which = distinct.unique(dim=0, return_inverse=True)
-    inputs, state = model.shift(codes).expand(len(distinct), -1), None
+    inputs, state = model.shift(codes), None
+    times = len(distinct) // len(codes)
     conditions = {"label": distinct[:, 0], "speaker": distinct[:, 1]}
     for first in range(0, inputs.shape[1], _PRIMING):
-        _, state = model.hidden(inputs[:, first : first + _PRIMING], state, **conditions)
+        part = inputs[:, first : first + _PRIMING].repeat(times, 1)
+        _, state = model.hidden(part, state, **conditions)
         conditions = {}
     assert state is not None
     return states.select(state, which)

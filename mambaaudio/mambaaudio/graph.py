@@ -95,7 +95,6 @@ class _FusedPeriod:
     def __init__(self, engine: TorchEngine) -> None:
         model, self._sampling = engine.model, engine.sampling
         self._config, rows = model.config, len(engine.last)
-        self._twice = 2 if self._sampling.guided else 1
         state = engine.state
         conditions = engine.conditions if state is None else state._asdict()
         zeros = torch.zeros_like(engine.last)
@@ -116,8 +115,8 @@ class _FusedPeriod:
         self._period = self._config.backbone.total_pool
         device = engine.last.device
         self._last = engine.last.clone()
-        self._ended = torch.zeros(rows, dtype=torch.int8, device=device)
-        drawn = rows // self._twice
+        drawn = len(engine.ended)
+        self._ended = torch.zeros(drawn, dtype=torch.int8, device=device)
         self.uniform = torch.zeros(drawn, self._period, dtype=torch.float64, device=device)
         self.symbols = torch.zeros(drawn, self._period, dtype=torch.int64, device=device)
         self.logs = torch.zeros(drawn, self._period, device=device)
@@ -133,7 +132,7 @@ class _FusedPeriod:
         within = place % config.symbols_per_sample > 0
         allowed = config.end if within else None
         column = slice(place, place + 1)
-        plain = sampling.top_k is None and sampling.top_p is None and not sampling.guided
+        plain = sampling.top_k is None and sampling.top_p is None and sampling.streams == 1
         if plain and sampling.temperature > 0:
             self._steps.step(
                 self._last,
@@ -151,10 +150,10 @@ class _FusedPeriod:
         self._steps.step(self._last, place, scores=self._scores)
         symbols, logs = pick(self._scores, self.uniform[:, place], sampling, allowed)
         if config.end is not None:
-            over = self._ended[: len(symbols)] != 0
+            over = self._ended != 0
             symbols, logs = symbols.masked_fill(over, config.end), logs.masked_fill(over, 0.0)
-            self._ended.copy_((symbols == config.end).repeat(self._twice))
-        self._last.copy_(symbols.repeat(self._twice))
+            self._ended.copy_(symbols == config.end)
+        self._last.view(sampling.streams, -1).copy_(symbols)
         self.symbols[:, column].copy_(symbols[:, None])
         self.logs[:, column].copy_(logs[:, None])
 
@@ -177,9 +176,8 @@ class _ModulePeriod:
         engine.state = states.map_tensors(_own, engine.state)
         engine.last, engine.ended = _own(engine.last), _own(engine.ended)
         self._home = [*states.tensors(engine.state), engine.last, engine.ended]
-        drawn = len(engine.last) // (2 if engine.sampling.guided else 1)
         self.uniform = torch.zeros(
-            drawn, self._period, dtype=torch.float64, device=engine.last.device
+            len(engine.ended), self._period, dtype=torch.float64, device=engine.last.device
         )
         self.symbols = self.logs = torch.empty(0)
 

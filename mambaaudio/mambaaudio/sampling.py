@@ -54,9 +54,9 @@ class Sampling:
             raise UsageError(f"guidance must be at least 0 and finite, not {self.guidance}")
 
     @property
-    def guided(self) -> bool:
-        """Whether every row needs the scores of a second, untold one."""
-        return self.guidance != 1
+    def streams(self) -> int:
+        """Rows that the model steps for each that is drawn: with guidance an untold one, too."""
+        return 1 if self.guidance == 1 else 2
 
 
 class Uniforms:
@@ -93,7 +93,7 @@ def pick(
         model's whole distribution at temperature 1 whatever the sampling.
     """
     scores = logits[:, :allowed].double()
-    if sampling.guided:
+    if sampling.streams == 2:
         logits, _ = logits.chunk(2)
         told, untold = scores.chunk(2)
         scores = sampling.guidance * told + (1 - sampling.guidance) * untold
