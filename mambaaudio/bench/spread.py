@@ -1,12 +1,12 @@
 """Is what a model expects as wide as what happens? Far symbols are clicks when they are drawn.
 
     python mambaaudio/bench/spread.py --data piano --audio DIR --work DIR --model FOLDER \\
-        [--split val] [--start 20] [--seconds 2] [--penalties 0 0.002 0.02]
+        [--split val] [--start 20] [--seconds 2] [--limits 0 20 30]
 
 On held-out recordings: bits, standard deviation of what is expected and error of its mean (steps
 of the code), and how often a second a sample lies further than so many steps from the mean, as
-expected and as it happens; by recording, or of all with --all. Rows of a penalty above 0 are what
-`--model.spread_penalty` would make of the same model: p_k falls to p_k / (1 + penalty d_k^2).
+expected and as it happens; by recording, or of all with --all. Rows of a limit above 0 are what
+`--model.jump_limit` would make of the same model: p_k falls to p_k / (1 + (d_k / limit)^4).
 """
 
 from __future__ import annotations
@@ -52,12 +52,14 @@ def expected(
     return logits[0, before:, : config.levels].float().softmax(-1), heard[0, before:]
 
 
-def figures(p: Tensor, codes: Tensor, penalty: float, rate: int, beyond: list[int]) -> list[str]:
+def figures(p: Tensor, codes: Tensor, limit: float, rate: int, beyond: list[int]) -> list[str]:
     """A row of the table."""
     levels, came = torch.arange(p.shape[1], device=p.device), codes[:, None]
-    away = (levels - (p * levels).sum(-1, keepdim=True)).square()
-    q = p / (1 + penalty * away)
-    q = q / q.sum(-1, keepdim=True)
+    q = p
+    if limit:
+        away = (levels - (p * levels).sum(-1, keepdim=True)) / limit
+        q = p / (1 + away.square().square())
+        q = q / q.sum(-1, keepdim=True)
     mean = (q * levels).sum(-1, keepdim=True)
     away, error = (levels - mean).abs(), (came - mean).abs()
     found = [
@@ -80,8 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recordings", type=int, default=24, help="at most, spread evenly")
     parser.add_argument("--start", type=float, default=20.0, help="seconds into a recording")
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--penalties", nargs="+", type=float, default=[0, 0.002, 0.005, 0.02])
-    parser.add_argument("--beyond", nargs="+", type=int, default=[10, 40])
+    parser.add_argument("--limits", nargs="+", type=float, default=[0, 20, 30])
+    parser.add_argument("--beyond", nargs="+", type=int, default=[10, 20, 40])
     parser.add_argument("--all", action="store_true", help="one row for all recordings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(argv)
@@ -97,11 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         joined = [torch.cat(part) for part in zip(*parts.values(), strict=True)]
         parts = {"all": (joined[0], joined[1])}
     jumps = [f"beyond {d}, expected / heard" for d in arguments.beyond]
-    lines = [["recording", "penalty", "bits", "expected std", "error", *jumps]]
+    lines = [["recording", "limit", "bits", "expected std", "error", *jumps]]
     for name, (p, codes) in parts.items():
-        for penalty in arguments.penalties:
-            found = figures(p, codes, penalty, corpus.rate, arguments.beyond)
-            lines.append([name, f"{penalty:g}", *found])
+        for limit in arguments.limits:
+            found = figures(p, codes, limit, corpus.rate, arguments.beyond)
+            lines.append([name, f"{limit:g}", *found])
     print(markdown(lines))
     return 0
 

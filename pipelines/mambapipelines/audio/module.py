@@ -26,12 +26,12 @@ class WaveformLoss(nn.Module):
         label_dropout, speaker_dropout: probability of hiding a row's label or speaker.
         input_noise: largest standard deviation, in steps of the code, of noise on the inputs; the
             targets stay clean.
-        spread_penalty: weight of the mean squared distance, in steps of the code, of what is
-            predicted from what comes. Where the likelihood gains p_k by a symbol k, the best
-            prediction falls from p_k to about p_k / (1 + spread_penalty d_k^2), d_k being its
-            distance from the mean: neighbours stay, clicks vanish.
+        jump_limit: adds to the loss the mean of (d / jump_limit)^4, d being the distance, in
+            steps of the code, of what is predicted from what comes. The best prediction falls
+            from p_k to about p_k / (1 + (d_k / jump_limit)^4), d_k being a symbol's distance
+            from the mean: neighbours stay, clicks vanish. 0: nothing.
 
-    Noise and penalty are for codes of one symbol a sample.
+    Noise and limit are for codes of one symbol a sample.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class WaveformLoss(nn.Module):
         label_dropout: float = 0.0,
         speaker_dropout: float = 0.0,
         input_noise: float = 0.0,
-        spread_penalty: float = 0.0,
+        jump_limit: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._dropout = (label_dropout, speaker_dropout)
-        self._noise, self._spread = input_noise, spread_penalty
+        self._noise, self._limit = input_noise, jump_limit
 
     def forward(
         self, codes: Tensor, mask: Tensor, counted: Tensor, label: Tensor, speaker: Tensor
@@ -58,8 +58,8 @@ class WaveformLoss(nn.Module):
         loss = (nats * mask).sum() / mask.sum()
         # A row of a clip's tail alone has no real samples.
         real = counted.sum().clamp(min=1)
-        if self._spread:
-            loss = loss + self._spread * (self._distance(logits, codes) * counted).sum() / real
+        if self._limit:
+            loss = loss + (self._jumps(logits, codes) * counted).sum() / real
         bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
         return loss, bits
 
@@ -71,12 +71,12 @@ class WaveformLoss(nn.Module):
         moved = moved.clamp(0, self.model.config.levels - 1).to(codes.dtype)
         return torch.where(counted, moved, codes)
 
-    def _distance(self, logits: Tensor, codes: Tensor) -> Tensor:
-        """(B, L) mean squared distance of what is predicted, provided that it is no end event: the
-        penalty neither favours ends nor discourages them."""
+    def _jumps(self, logits: Tensor, codes: Tensor) -> Tensor:
+        """(B, L) mean (d / limit)^4 of what is predicted, provided that it is no end event: the
+        limit neither favours ends nor discourages them."""
         count = self.model.config.levels
         levels = torch.arange(count, device=codes.device, dtype=torch.float32)
-        away = (levels - codes[..., None]).square()
+        away = ((levels - codes[..., None]) / self._limit).square().square()
         return (logits[..., :count].float().softmax(-1) * away).sum(-1)
 
 
@@ -109,7 +109,7 @@ class WaveformModule(LightningModule):
         optimizer: AdamW's settings; the learning rate's schedule is the run's.
         label_dropout: probability of hiding a row's label in training.
         speaker_dropout: likewise for its speaker.
-        input_noise, spread_penalty: see `WaveformLoss`.
+        input_noise, jump_limit: see `WaveformLoss`.
     """
 
     def __init__(
@@ -119,15 +119,13 @@ class WaveformModule(LightningModule):
         label_dropout: float = 0.1,
         speaker_dropout: float = 0.2,
         input_noise: float = 0.0,
-        spread_penalty: float = 0.0,
+        jump_limit: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
         self.replayed = ReplayedLoss(
-            partial(
-                WaveformLoss, model, label_dropout, speaker_dropout, input_noise, spread_penalty
-            )
+            partial(WaveformLoss, model, label_dropout, speaker_dropout, input_noise, jump_limit)
         )
         self._sums = torch.zeros(4, dtype=torch.float64)
 

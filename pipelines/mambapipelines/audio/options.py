@@ -111,9 +111,11 @@ class AudioModelOptions:
             that in generation it corrects its own errors instead of going on with them: the
             largest standard deviation in steps of the code (each row draws one); codes of one
             symbol a sample only.
-        spread_penalty: weight of the squared distance (steps of the code) of what is predicted
-            from what comes, added to the loss: far symbols, each of which is a click when it is
-            drawn, lose nearly all of their probability; codes of one symbol a sample only.
+        jump_limit: distance (steps of the code) from what is expected at which a symbol loses
+            half of its probability; nearer ones keep theirs, and further ones, each of which is a
+            click when it is drawn, lose nearly all: p / (1 + (distance / jump_limit)^4). Choose
+            what hardly ever happens in the recordings. 0 for no limit; codes of one symbol a
+            sample only.
         init: fine-tune this model (a run folder or an exported model): its architecture, rate,
             code, gain, labels and speakers are taken over.
     """
@@ -132,7 +134,7 @@ class AudioModelOptions:
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
     input_noise: float = 0.0
-    spread_penalty: float = 0.0
+    jump_limit: float = 0.0
     init: str | None = None
 
     def __post_init__(self) -> None:
@@ -141,8 +143,9 @@ class AudioModelOptions:
             require(0 <= value <= 1, f"--model.{name}", value, "a probability, 0 to 1")
         noise = self.input_noise
         require(0 <= noise <= 16, "--model.input_noise", noise, "steps of the code, 0 to 16")
-        spread = self.spread_penalty
-        require(0 <= spread <= 1, "--model.spread_penalty", spread, "0 to 1")
+        limit = self.jump_limit
+        good = limit == 0 or 1 <= limit <= 256
+        require(good, "--model.jump_limit", limit, "1 to 256 steps of the code, or 0 for none")
 
     @property
     def given(self) -> dict[str, Any]:
