@@ -26,7 +26,9 @@ RATE = 16000
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--batches", default="1,16,64,256,1024")
-    parser.add_argument("--periods", type=int, default=64, help="of 16 samples, a measurement")
+    parser.add_argument(
+        "--periods", type=int, default=64, help="of the slowest level, a measurement"
+    )
     parser.add_argument("--model", help="run or model folder")
     parser.add_argument("--mixers", default="mamba", help="one name, or one a level with commas")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))

@@ -1,6 +1,7 @@
 """A training step of the 6 M-parameter U-net on one GPU: milliseconds and peak memory.
 
-    python mambaaudio/bench/train_step.py --out DIR [--models s4d/mamba mamba/mamba]
+    python mambaaudio/bench/train_step.py --out DIR [--models s4d/mamba mamba/mamba] \\
+        [--backbone '{"pools": [4, 4, 4], "expand": 1.5, "mixers": ["mamba"]}']
 
 Forward, loss, backward, clipping and AdamW under bfloat16 autocast on random codes, plainly and
 with forward and backward pass replayed as CUDA graphs (`--trainer.cuda_graphs`); each model is
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
+import json
 import statistics
 import sys
 from functools import partial
@@ -127,6 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("."), help="folder for train_step.csv")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["s4d/mamba", "mamba/mamba"])
+    parser.add_argument("--backbone", type=json.loads, default={}, help="JSON of other settings")
     parser.add_argument("--residual", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--checkpointing", choices=MODES, default="none")
     parser.add_argument("--repeats", type=int, default=10)
@@ -139,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     head = "model,parameters,residual,checkpointing,batch,length,step,median_ms,q10_ms,q90_ms,"
     head += "peak_gib,peer_ms,peer_gib"
     print(head, flush=True)
-    changes = {"residual_dtype": arguments.residual}
+    changes = {"residual_dtype": arguments.residual, **arguments.backbone}
     with open(arguments.out / "train_step.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(head.split(","))

@@ -255,8 +255,14 @@ def test_noise_reaches_the_inputs_of_real_samples_alone(trained: Path) -> None:
     assert torch.equal(model.heard, codes)
 
 
-def test_a_limit_of_jumps_takes_from_far_symbols(trained: Path) -> None:
-    """At its minimum p_k / q_k grows with the mean fourth power of the distance of k."""
+@pytest.mark.parametrize(
+    ("settings", "power", "far"),
+    [({"spread_penalty": 0.02}, 2, 20), ({"jump_limit": 20.0}, 4, 300)],
+)
+def test_a_cost_of_distance_takes_from_far_symbols(
+    trained: Path, settings: dict[str, float], power: int, far: float
+) -> None:
+    """At its minimum p_k / q_k grows with the mean cost of the distance of k."""
     from mambapipelines.audio.module import WaveformLoss
 
     class Guess(torch.nn.Module):
@@ -280,7 +286,8 @@ def test_a_limit_of_jumps_takes_from_far_symbols(trained: Path) -> None:
     codes = torch.cat([kinds.repeat_interleave(counts), torch.tensor([end] * 25)])[None]
     counted = codes < end
     zeros = torch.zeros(1, dtype=torch.int64)
-    loss = WaveformLoss(model, jump_limit=20.0)
+    loss = WaveformLoss(model, **settings)
+    weight = settings.get("spread_penalty", 20.0**-4)
     optimizer = torch.optim.LBFGS([model.scores], max_iter=500, line_search_fn="strong_wolfe")
 
     def close() -> torch.Tensor:
@@ -293,17 +300,19 @@ def test_a_limit_of_jumps_takes_from_far_symbols(trained: Path) -> None:
         optimizer.step(close)
     q = model.scores.detach().softmax(0)
     real = codes[counted].float()
-    away = torch.stack([((k - real) / 20).pow(4).mean() for k in kinds])
+    away = torch.stack([weight * (k - real).pow(power).mean() for k in kinds])
     assert torch.allclose(q[end], torch.tensor(25 / 125), rtol=1e-3)  # nothing to do with it
     q = q[kinds] / (1 - q[end])
     # The mean of the likelihood runs over 125 symbols, 100 of them real.
     ratio = counts / 125 / q
     slope = (ratio - ratio[0]) / (away - away[0]).where(away != away[0], torch.ones(()))
     assert torch.allclose(slope[1:], torch.tensor(1.0), rtol=0.05)
-    assert q[3] < 0.01 / 300
+    assert q[3] < 0.01 / far
 
 
-@pytest.mark.parametrize("option", ["--model.input_noise", "--model.jump_limit"])
+@pytest.mark.parametrize(
+    "option", ["--model.input_noise", "--model.spread_penalty", "--model.jump_limit"]
+)
 def test_noise_and_limit_need_one_symbol_a_sample(
     tmp_path: Path, notes: Path, capsys, option: str
 ) -> None:
@@ -318,7 +327,7 @@ def test_noise_and_limit_need_one_symbol_a_sample(
 def test_a_run_with_noise_and_other_speeds(tmp_path: Path, notes: Path, capsys) -> None:
     options = ["--data.samples", notes, "--run", tmp_path / "run", "--model.preset", "tiny"]
     options += ["--trainer.max_steps", "3", "--model.input_noise", "2", "--data.speed", "0.1"]
-    options += ["--model.jump_limit", "20"]
+    options += ["--model.spread_penalty", "0.01", "--model.jump_limit", "20"]
     status, err = fit(capsys, *options)
     assert status == 0, err
     kept = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

@@ -46,7 +46,7 @@ def fit(arguments: FitArguments, *, verbose: bool = False) -> None:
     samples = Path(data_options.samples).expanduser().absolute()
     given = _given_model(model_options, data_options)
     code = _code(data_options, given)
-    for option in ("input_noise", "jump_limit"):
+    for option in ("input_noise", "spread_penalty", "jump_limit"):
         if getattr(model_options, option) and Layout(code).per_sample > 1:
             raise UsageError(
                 f"--model.{option} is {getattr(model_options, option)}, but a sample is several "
@@ -206,10 +206,7 @@ def _fit(
     module = WaveformModule(
         model,
         arguments.sections["optimizer"],
-        model_options.label_dropout,
-        model_options.speaker_dropout,
-        model_options.input_noise,
-        model_options.jump_limit,
+        **model_options.loss,
     )
     outcome = train(
         module,

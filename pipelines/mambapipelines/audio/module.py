@@ -26,12 +26,13 @@ class WaveformLoss(nn.Module):
         label_dropout, speaker_dropout: probability of hiding a row's label or speaker.
         input_noise: largest standard deviation, in steps of the code, of noise on the inputs; the
             targets stay clean.
-        jump_limit: adds to the loss the mean of (d / jump_limit)^4, d being the distance, in
-            steps of the code, of what is predicted from what comes. The best prediction falls
-            from p_k to about p_k / (1 + (d_k / jump_limit)^4), d_k being a symbol's distance
-            from the mean: neighbours stay, clicks vanish. 0: nothing.
+        spread_penalty, jump_limit: add to the loss the means of spread_penalty d^2 and of
+            (d / jump_limit)^4, d being the distance, in steps of the code, of what is predicted
+            from what comes. The best prediction falls from p_k to about p_k / (1 +
+            spread_penalty d_k^2 + (d_k / jump_limit)^4), d_k being a symbol's distance from the
+            mean: the square makes it narrower, the fourth power takes clicks alone. 0: nothing.
 
-    Noise and limit are for codes of one symbol a sample.
+    Noise, penalty and limit are for codes of one symbol a sample.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class WaveformLoss(nn.Module):
         label_dropout: float = 0.0,
         speaker_dropout: float = 0.0,
         input_noise: float = 0.0,
+        spread_penalty: float = 0.0,
         jump_limit: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self._dropout = (label_dropout, speaker_dropout)
-        self._noise, self._limit = input_noise, jump_limit
+        self._noise, self._spread, self._limit = input_noise, spread_penalty, jump_limit
 
     def forward(
         self, codes: Tensor, mask: Tensor, counted: Tensor, label: Tensor, speaker: Tensor
@@ -58,7 +60,7 @@ class WaveformLoss(nn.Module):
         loss = (nats * mask).sum() / mask.sum()
         # A row of a clip's tail alone has no real samples.
         real = counted.sum().clamp(min=1)
-        if self._limit:
+        if self._spread or self._limit:
             loss = loss + (self._jumps(logits, codes) * counted).sum() / real
         bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
         return loss, bits
@@ -72,12 +74,15 @@ class WaveformLoss(nn.Module):
         return torch.where(counted, moved, codes)
 
     def _jumps(self, logits: Tensor, codes: Tensor) -> Tensor:
-        """(B, L) mean (d / limit)^4 of what is predicted, provided that it is no end event: the
-        limit neither favours ends nor discourages them."""
+        """(B, L) mean cost of what is predicted, provided that it is no end event: it neither
+        favours ends nor discourages them."""
         count = self.model.config.levels
         levels = torch.arange(count, device=codes.device, dtype=torch.float32)
-        away = ((levels - codes[..., None]) / self._limit).square().square()
-        return (logits[..., :count].float().softmax(-1) * away).sum(-1)
+        away = (levels - codes[..., None]).square()
+        cost = self._spread * away
+        if self._limit:
+            cost = cost + (away / self._limit**2).square()
+        return (logits[..., :count].float().softmax(-1) * cost).sum(-1)
 
 
 def logits_of(model: WaveformModel, heard: Tensor, label: Tensor, speaker: Tensor) -> Tensor:
@@ -107,26 +112,16 @@ class WaveformModule(LightningModule):
     Args:
         model: the model.
         optimizer: AdamW's settings; the learning rate's schedule is the run's.
-        label_dropout: probability of hiding a row's label in training.
-        speaker_dropout: likewise for its speaker.
-        input_noise, jump_limit: see `WaveformLoss`.
+        settings: of the training loss, see `WaveformLoss`.
     """
 
     def __init__(
-        self,
-        model: WaveformModel,
-        optimizer: OptimizerOptions,
-        label_dropout: float = 0.1,
-        speaker_dropout: float = 0.2,
-        input_noise: float = 0.0,
-        jump_limit: float = 0.0,
+        self, model: WaveformModel, optimizer: OptimizerOptions, **settings: float
     ) -> None:
         super().__init__()
         self.model = model
         self._optimizer = optimizer
-        self.replayed = ReplayedLoss(
-            partial(WaveformLoss, model, label_dropout, speaker_dropout, input_noise, jump_limit)
-        )
+        self.replayed = ReplayedLoss(partial(WaveformLoss, model, **settings))
         self._sums = torch.zeros(4, dtype=torch.float64)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -111,6 +111,9 @@ class AudioModelOptions:
             that in generation it corrects its own errors instead of going on with them: the
             largest standard deviation in steps of the code (each row draws one); codes of one
             symbol a sample only.
+        spread_penalty: weight of the squared distance (steps of the code) of what is predicted
+            from what comes: makes what is drawn a little narrower than what is likely, which
+            keeps long generated sound from swelling; codes of one symbol a sample only.
         jump_limit: distance (steps of the code) from what is expected at which a symbol loses
             half of its probability; nearer ones keep theirs, and further ones, each of which is a
             click when it is drawn, lose nearly all: p / (1 + (distance / jump_limit)^4). Choose
@@ -134,6 +137,7 @@ class AudioModelOptions:
     label_dropout: float = 0.1
     speaker_dropout: float = 0.2
     input_noise: float = 0.0
+    spread_penalty: float = 0.0
     jump_limit: float = 0.0
     init: str | None = None
 
@@ -143,9 +147,17 @@ class AudioModelOptions:
             require(0 <= value <= 1, f"--model.{name}", value, "a probability, 0 to 1")
         noise = self.input_noise
         require(0 <= noise <= 16, "--model.input_noise", noise, "steps of the code, 0 to 16")
+        spread = self.spread_penalty
+        require(0 <= spread <= 1, "--model.spread_penalty", spread, "0 to 1")
         limit = self.jump_limit
         good = limit == 0 or 1 <= limit <= 256
         require(good, "--model.jump_limit", limit, "1 to 256 steps of the code, or 0 for none")
+
+    @property
+    def loss(self) -> dict[str, float]:
+        """Settings of `WaveformLoss`."""
+        names = ("label_dropout", "speaker_dropout", "input_noise", "spread_penalty", "jump_limit")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def given(self) -> dict[str, Any]:
