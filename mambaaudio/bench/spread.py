@@ -1,12 +1,13 @@
 """Is what a model expects as wide as what happens? Far symbols are clicks when they are drawn.
 
     python mambaaudio/bench/spread.py --data piano --audio DIR --work DIR --model FOLDER \\
-        [--split val] [--start 20] [--seconds 2] [--limits 0 20 30]
+        [--split val] [--start 20] [--seconds 2] [--costs 0,0 0.004,0 0,25]
 
 On held-out recordings: bits, standard deviation of what is expected and error of its mean (steps
 of the code), and how often a second a sample lies further than so many steps from the mean, as
-expected and as it happens; by recording, or of all with --all. Rows of a limit above 0 are what
-`--model.jump_limit` would make of the same model: p_k falls to p_k / (1 + (d_k / limit)^4).
+expected and as it happens; by recording, or of all with --all. Rows of a cost "penalty,limit" are
+what `--model.spread_penalty` and `--model.jump_limit` would make of the same model: p_k falls to
+p_k / (1 + penalty d_k^2 + (d_k / limit)^4).
 """
 
 from __future__ import annotations
@@ -52,14 +53,15 @@ def expected(
     return logits[0, before:, : config.levels].float().softmax(-1), heard[0, before:]
 
 
-def figures(p: Tensor, codes: Tensor, limit: float, rate: int, beyond: list[int]) -> list[str]:
+def figures(
+    p: Tensor, codes: Tensor, cost: tuple[float, float], rate: int, beyond: list[int]
+) -> list[str]:
     """A row of the table."""
     levels, came = torch.arange(p.shape[1], device=p.device), codes[:, None]
-    q = p
-    if limit:
-        away = (levels - (p * levels).sum(-1, keepdim=True)) / limit
-        q = p / (1 + away.square().square())
-        q = q / q.sum(-1, keepdim=True)
+    penalty, limit = cost
+    away = (levels - (p * levels).sum(-1, keepdim=True)).square()
+    q = p / (1 + penalty * away + (away.square() / limit**4 if limit else 0))
+    q = q / q.sum(-1, keepdim=True)
     mean = (q * levels).sum(-1, keepdim=True)
     away, error = (levels - mean).abs(), (came - mean).abs()
     found = [
@@ -72,6 +74,12 @@ def figures(p: Tensor, codes: Tensor, limit: float, rate: int, beyond: list[int]
     return cells + [f"{rate * float(e):.2f} / {rate * float(h):.2f}" for e, h in jumps]
 
 
+def pair(text: str) -> tuple[float, float]:
+    """``penalty,limit``; argparse names a wrong one."""
+    penalty, limit = map(float, text.split(","))
+    return penalty, limit
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", choices=NAMES, required=True)
@@ -82,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--recordings", type=int, default=24, help="at most, spread evenly")
     parser.add_argument("--start", type=float, default=20.0, help="seconds into a recording")
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--limits", nargs="+", type=float, default=[0, 20, 30])
+    parser.add_argument("--costs", nargs="+", type=pair, default=[(0, 0), (0.004, 0), (0, 25)])
     parser.add_argument("--beyond", nargs="+", type=int, default=[10, 20, 40])
     parser.add_argument("--all", action="store_true", help="one row for all recordings")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -99,11 +107,11 @@ def main(argv: list[str] | None = None) -> int:
         joined = [torch.cat(part) for part in zip(*parts.values(), strict=True)]
         parts = {"all": (joined[0], joined[1])}
     jumps = [f"beyond {d}, expected / heard" for d in arguments.beyond]
-    lines = [["recording", "limit", "bits", "expected std", "error", *jumps]]
+    lines = [["recording", "penalty, limit", "bits", "expected std", "error", *jumps]]
     for name, (p, codes) in parts.items():
-        for limit in arguments.limits:
-            found = figures(p, codes, limit, corpus.rate, arguments.beyond)
-            lines.append([name, f"{limit:g}", *found])
+        for cost in arguments.costs:
+            found = figures(p, codes, cost, corpus.rate, arguments.beyond)
+            lines.append([name, "{:g}, {:g}".format(*cost), *found])
     print(markdown(lines))
     return 0
 

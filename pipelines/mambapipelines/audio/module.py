@@ -61,7 +61,7 @@ class WaveformLoss(nn.Module):
         # A row of a clip's tail alone has no real samples.
         real = counted.sum().clamp(min=1)
         if self._spread or self._limit:
-            loss = loss + (self._jumps(logits, codes) * counted).sum() / real
+            loss = loss + (self._far(logits, codes) * counted).sum() / real
         bits = (nats.detach() * counted).sum() / real * bits_per_sample(self.model)
         return loss, bits
 
@@ -73,7 +73,7 @@ class WaveformLoss(nn.Module):
         moved = moved.clamp(0, self.model.config.levels - 1).to(codes.dtype)
         return torch.where(counted, moved, codes)
 
-    def _jumps(self, logits: Tensor, codes: Tensor) -> Tensor:
+    def _far(self, logits: Tensor, codes: Tensor) -> Tensor:
         """(B, L) mean cost of what is predicted, provided that it is no end event: it neither
         favours ends nor discourages them."""
         count = self.model.config.levels
