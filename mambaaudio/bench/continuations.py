@@ -1,7 +1,8 @@
 """Continuations of each test piece's first seconds, measured beside the real ones.
 
     python mambaaudio/bench/continuations.py --audio DIR --work DIR --out DIR --model FOLDER \\
-        [--prompt 4] [--seconds 60] [--takes 4] [--budget 400] [--device cuda]
+        [--prompt 4] [--seconds 60] [--takes 4] [--budget 400] [--device cuda] \\
+        [--spread-penalty 0.005] [--jump-limit 15]
 
 All pieces and takes are one batch, row i with seed i. Figures (`mambaaudio.music`):
 second-by-second RMS over the prompt's (accepted .1 to 5), spectral flatness (below .02), onsets
@@ -135,6 +136,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=400.0, help="seconds of generating at most")
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float)
+    parser.add_argument("--spread-penalty", type=float, default=0.0, help="in drawing")
+    parser.add_argument("--jump-limit", type=float, default=0.0, help="in drawing")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -154,7 +157,8 @@ def main(argv: list[str] | None = None) -> int:
     pieces = waves(corpus, arguments.split)
     # The first take of every piece first: seeds do not depend on the number of takes.
     rows = [(name, take) for take in range(arguments.takes) for name in pieces]
-    sampling = {"temperature": arguments.temperature, "top_p": arguments.top_p}
+    drawn = ("temperature", "top_p", "spread_penalty", "jump_limit")
+    sampling = {name: getattr(arguments, name) for name in drawn}
     made: list[Wave] = []
     bits, findings = [], []
     if generator is not None:

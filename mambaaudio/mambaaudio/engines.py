@@ -75,7 +75,7 @@ class TorchEngine:
         within = self.position % config.symbols_per_sample > 0
         self.position += 1
         allowed = config.end if within else None
-        symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed)
+        symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed, config.levels)
         if config.end is not None:
             symbols = symbols.masked_fill(self.ended, config.end)
             logs = logs.masked_fill(self.ended, 0.0)
@@ -136,6 +136,7 @@ class CompiledEngine:
             top_k=chosen.top_k,
             top_p=chosen.top_p,
             guidance=chosen.guidance,
+            costs=chosen.costs,
         )
 
 

@@ -200,6 +200,8 @@ class Generator:
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
+        spread_penalty: float = 0.0,
+        jump_limit: float = 0.0,
         seed: int = 0,
         prompt_rate: int | None = None,
         prompt_start: float = 0.0,
@@ -214,7 +216,8 @@ class Generator:
                 after hearing it. None begins from nothing. A list has one a row, of one length.
             label, speaker: names that the model knows; one for all rows, or one a row.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
-            temperature, top_k, top_p: see `Sampling`.
+            temperature, top_k, top_p, spread_penalty, jump_limit: see `Sampling`; the last two
+                are for codes of one symbol a sample.
             guidance: above 1 follows the label more closely (the speaker in rows that are told no
                 label); see `Sampling`. The likelihoods stay those of the model itself.
             seed: the same seed gives the same samples on the same machine, bit for bit.
@@ -229,7 +232,12 @@ class Generator:
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}; give at least 1")
-        sampling = Sampling(temperature, top_k, top_p, guidance)
+        sampling = Sampling(temperature, top_k, top_p, guidance, spread_penalty, jump_limit)
+        if any(sampling.costs) and self.config.symbols_per_sample > 1:
+            raise UsageError(
+                f"spread_penalty and jump_limit need one symbol a sample; this model's code is "
+                f"{self.config.code}"
+            )
         conditions = (
             _numbers("label", label, self.config.label_id, batch),
             _numbers("speaker", speaker, self.config.speaker_id, batch),

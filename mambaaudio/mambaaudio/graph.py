@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mambaaudio.engines import Drawn, TorchEngine
 from mambaaudio.model import WaveformState
-from mambaaudio.sampling import pick
+from mambaaudio.sampling import Sampling, pick
 from mambacore import state as states
 from mambacore.decoding_gpu import DeviceDecoding, why_not
 from mambacore.recording import aside
@@ -132,7 +132,7 @@ class _FusedPeriod:
         within = place % config.symbols_per_sample > 0
         allowed = config.end if within else None
         column = slice(place, place + 1)
-        plain = sampling.top_k is None and sampling.top_p is None and sampling.streams == 1
+        plain = sampling == Sampling(sampling.temperature)
         if plain and sampling.temperature > 0:
             self._steps.step(
                 self._last,
@@ -148,7 +148,8 @@ class _FusedPeriod:
             )
             return
         self._steps.step(self._last, place, scores=self._scores)
-        symbols, logs = pick(self._scores, self.uniform[:, place], sampling, allowed)
+        uniform = self.uniform[:, place]
+        symbols, logs = pick(self._scores, uniform, sampling, allowed, config.levels)
         if config.end is not None:
             over = self._ended != 0
             symbols, logs = symbols.masked_fill(over, config.end), logs.masked_fill(over, 0.0)

@@ -31,6 +31,10 @@ class Sampling:
         told the condition (classifier-free guidance, arXiv:2207.12598; for models of the next
         symbol arXiv:2306.17806). 1 is the model's own distribution, more follows the condition
         more closely, and costs two steps a symbol.
+    spread_penalty, jump_limit: of what is left to choose from, a value d steps of the code from
+        the mean has its probability divided by 1 + spread_penalty d^2 + (d / jump_limit)^4, the
+        end event none; 0 divides by nothing. What the training options of these names make of a
+        model, after its training: a minute of sound swells and clicks less.
 
     >>> Sampling(temperature=-1)
     Traceback (most recent call last):
@@ -42,6 +46,8 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 1.0
+    spread_penalty: float = 0.0
+    jump_limit: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -52,6 +58,19 @@ class Sampling:
             raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.guidance < float("inf"):
             raise UsageError(f"guidance must be at least 0 and finite, not {self.guidance}")
+
+        if not 0 <= self.spread_penalty <= 1:
+            raise UsageError(f"spread_penalty must be 0 to 1, not {self.spread_penalty}")
+        if self.jump_limit != 0 and not 1 <= self.jump_limit < float("inf"):
+            raise UsageError(
+                f"jump_limit must be at least 1 step of the code, or 0 for none, not "
+                f"{self.jump_limit}"
+            )
+
+    @property
+    def costs(self) -> tuple[float, float]:
+        """Of the second and of the fourth power of a distance from the mean."""
+        return self.spread_penalty, self.jump_limit**-4 if self.jump_limit else 0.0
 
     @property
     def streams(self) -> int:
@@ -78,7 +97,11 @@ class Uniforms:
 
 
 def pick(
-    logits: Tensor, uniform: Tensor, sampling: Sampling, allowed: int | None = None
+    logits: Tensor,
+    uniform: Tensor,
+    sampling: Sampling,
+    allowed: int | None = None,
+    levels: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One symbol a row, and its log-probability under the model; no host synchronisation.
 
@@ -87,6 +110,7 @@ def pick(
         uniform: (B,) float64 in [0, 1).
         sampling: how to choose.
         allowed: only symbols below it may be chosen; all by default.
+        levels: symbols below it are values of the code, which have distances; all by default.
 
     Returns:
         symbols (B,) int64, and their natural log-probabilities (B,) float32, those of the told
@@ -98,11 +122,11 @@ def pick(
         told, untold = scores.chunk(2)
         scores = sampling.guidance * told + (1 - sampling.guidance) * untold
     logs = logits.float().log_softmax(-1)
-    symbols = _choose(scores, uniform, sampling)
+    symbols = _choose(scores, uniform, sampling, levels)
     return symbols, logs.gather(1, symbols[:, None])[:, 0]
 
 
-def _choose(scores: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
+def _choose(scores: Tensor, uniform: Tensor, sampling: Sampling, levels: int | None) -> Tensor:
     if sampling.temperature == 0:
         return scores.argmax(-1)
     count = scores.shape[-1]
@@ -117,6 +141,19 @@ def _choose(scores: Tensor, uniform: Tensor, sampling: Sampling) -> Tensor:
         kept = before < sampling.top_p * ordered.sum(-1, keepdim=True)
         least = torch.where(kept, ordered, torch.inf).amin(-1, keepdim=True)
         mass = torch.where(mass >= least, mass, 0.0)
+    if any(sampling.costs):
+        levels = count if levels is None else levels
+        mass = torch.cat([_narrower(mass[:, :levels], *sampling.costs), mass[:, levels:]], 1)
     summed = mass.cumsum(-1)
     aim = uniform[:, None] * summed[:, -1:]
     return (summed <= aim).sum(-1).clamp(max=count - 1)
+
+
+def _narrower(mass: Tensor, square: float, fourth: float) -> Tensor:
+    """Divided by the costs of the distances from the mean; the sum stays."""
+    values = torch.arange(mass.shape[-1], dtype=mass.dtype, device=mass.device)
+    # All of it may lie on the end event.
+    total = mass.sum(-1, keepdim=True).clamp(min=1e-300)
+    away = (values - (mass * values).sum(-1, keepdim=True) / total).square()
+    less = mass / (1 + square * away + fourth * away.square())
+    return less * (total / less.sum(-1, keepdim=True).clamp(min=1e-300))

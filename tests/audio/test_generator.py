@@ -131,6 +131,28 @@ def test_guided_draws_weigh_the_told_scores_against_the_untold(
     assert not np.array_equal(plain.waveforms[0], made["torch"].waveforms[0])
 
 
+def test_far_values_are_drawn_less_by_every_engine() -> None:
+    model = _model(end_event=True)
+    with torch.no_grad():
+        model.head.weight.mul_(0.1)  # wide
+    options = {"seed": 3, "batch": 2}
+    drawn = {"spread_penalty": 0.01, "jump_limit": 20.0}
+    torch_, compiled = (
+        Generator(model, engine=engine).generate(0.05, **options, **drawn)
+        for engine in ("torch", "compiled")
+    )
+    plain = Generator(model).generate(0.05, **options)
+    for row in range(2):
+        assert np.array_equal(torch_.waveforms[row], compiled.waveforms[row])
+        assert np.abs(compiled.waveforms[row]).mean() < np.abs(plain.waveforms[row]).mean() / 2
+
+
+def test_far_values_of_samples_in_parts_are_refused() -> None:
+    model = _model(code="pcm16")
+    with pytest.raises(UsageError, match="pcm16"):
+        Generator(model).begin(jump_limit=20.0)
+
+
 def test_guidance_drops_the_label_and_keeps_the_speaker() -> None:
     label, speaker = torch.tensor([2, 0, 0, 1]), torch.tensor([3, 3, 0, 0])
     told = _with_untold(label, speaker)

@@ -43,6 +43,7 @@ def test_fused_periods_draw_what_steps_draw(
     for kind, options in (
         ("mulaw8", {"temperature": 0.7}),
         ("mulaw8", {"top_k": 50}),
+        ("mulaw8", {"spread_penalty": 0.001, "jump_limit": 30.0}),
         ("mulaw8", {"guidance": 2.0, "prompt": sound}),
         ("pcm16", {"guidance": 2.0}),
     ):

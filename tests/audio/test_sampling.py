@@ -48,9 +48,16 @@ def test_truncation_keeps_exactly_the_likeliest() -> None:
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.sampled_from([None, 1, 5, 300]),
     top_p=st.sampled_from([None, 0.2, 0.9, 1.0]),
+    costs=st.sampled_from([(0.0, 0.0), (0.01, 0.0), (0.0, 20.0), (0.01, 40.0)]),
+    levels=st.sampled_from([257, 256]),
 )
 def test_the_compiled_draw_is_the_same(
-    seed: int, temperature: float, top_k: int | None, top_p: float | None
+    seed: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    costs: tuple[float, float],
+    levels: int,
 ) -> None:
     from mambakernels._numba import jit
     from mambakernels.decode import cpu_sampling
@@ -60,24 +67,42 @@ def test_the_compiled_draw_is_the_same(
         draw = cpu_sampling.pick
 
         @jit
-        def call(scores, count, uniform, temperature, top_k, top_p):
-            return draw(scores, 0, count, uniform, temperature, top_k, top_p)
+        def call(scores, count, uniform, temperature, top_k, top_p, levels, square, fourth):
+            return draw(
+                scores, 0, count, uniform, temperature, top_k, top_p, levels, square, fourth
+            )
 
         _compiled = call
     random = np.random.default_rng(seed)
     scores = random.normal(0, 3, 257).astype(np.float32)
     scores[random.integers(0, 257, 3)] = scores[0]  # ties
     uniform = random.random()
-    expected, _ = pick(
-        torch.from_numpy(scores)[None],
-        torch.tensor([uniform], dtype=torch.float64),
-        Sampling(temperature, top_k, top_p),
-    )
-    got = _compiled(scores, 257, uniform, temperature, top_k or 0, 1.0 if top_p is None else top_p)
+    sampling = Sampling(temperature, top_k, top_p, spread_penalty=costs[0], jump_limit=costs[1])
+    aim = torch.tensor([uniform], dtype=torch.float64)
+    expected, _ = pick(torch.from_numpy(scores)[None], aim, sampling, levels=levels)
+    top_p = 1.0 if top_p is None else top_p
+    got = _compiled(scores, 257, uniform, temperature, top_k or 0, top_p, levels, *sampling.costs)
     assert got == int(expected)
 
 
 _compiled = None
+
+
+def test_far_symbols_are_drawn_less_and_the_end_as_often() -> None:
+    """Frequencies are p / (1 + penalty d^2 + (d / limit)^4), but the end's, which stays."""
+    p = torch.tensor([0.2, 0.0, 0.3, 0.2, 0.1, 0.2], dtype=torch.float64)
+    levels, count = 5, 100_000
+    sampling = Sampling(spread_penalty=0.3, jump_limit=2.0)
+    uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    symbols, logs = pick(p.log().expand(count, -1), uniform, sampling, levels=levels)
+    values = torch.arange(5, dtype=torch.float64)
+    away = values - (p[:5] * values).sum() / p[:5].sum()
+    expected = p[:5] / (1 + 0.3 * away**2 + (away / 2) ** 4)
+    expected = torch.cat([expected / expected.sum() * 0.8, p[5:]])
+    drawn = symbols.bincount(minlength=6) / count
+    assert torch.allclose(drawn.double(), expected, atol=2e-5)
+    # Log-probabilities stay the model's.
+    assert torch.allclose(logs.double(), p.log()[symbols], atol=1e-6)
 
 
 def test_a_rows_numbers_are_its_seeds_alone() -> None:
@@ -89,6 +114,9 @@ def test_a_rows_numbers_are_its_seeds_alone() -> None:
 
 def test_settings_are_checked() -> None:
     for settings_ in ({"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}):
+        with pytest.raises(UsageError, match=next(iter(settings_))):
+            Sampling(**settings_)
+    for settings_ in ({"spread_penalty": -0.1}, {"jump_limit": 0.5}, {"jump_limit": -3}):
         with pytest.raises(UsageError, match=next(iter(settings_))):
             Sampling(**settings_)
     for top_p in (0.0, 1.1):

@@ -136,7 +136,7 @@ def _advance(model, levels, blocks, weights, wide_weights, eps, state, wide_stat
 @jit
 def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wide_states,
               positions, last, ended, memory, wide, uniforms, temperature, top_k, top_p, guidance,
-              symbols, log_probabilities):  # fmt: skip
+              square, fourth, symbols, log_probabilities):  # fmt: skip
     state, wide_state, place = states[row], wide_states[row], positions[row]
     symbol, count, end = last[row], model[SYMBOLS], model[END]
     told, guided = np.empty(count, np.float32), np.empty(count, np.float32)
@@ -159,7 +159,9 @@ def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wi
                               symbol)  # fmt: skip
             for k in range(count):
                 guided[k] = guidance * told[k] + (1.0 - guidance) * memory[scores + k]
-        symbol = pick(guided, 0, allowed, uniforms[row, t], temperature, top_k, top_p)
+        values = count - 1 if end >= 0 else count
+        symbol = pick(guided, 0, allowed, uniforms[row, t], temperature, top_k, top_p, values,
+                      square, fourth)  # fmt: skip
         log_probabilities[row, t] = told[symbol] - log_sum(told, 0, count)
         symbols[row, t] = symbol
         ended[row] = symbol == end
@@ -195,12 +197,14 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     guidance: float = 1.0,
+    costs: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Symbols (rows, n) and their log-probabilities (nats), one uniform (rows, n) for each.
 
     A row that has met its end goes on with end symbols of log-probability 0. With guidance g other
     than 1 there are two streams for each row of uniforms, those that were not told the condition
-    last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them.
+    last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them. A symbol
+    d from the mean has its probability divided by 1 + costs[0] d^2 + costs[1] d^4, the end none.
     """
     symbols = np.empty(uniforms.shape, np.int64)
     logs = np.empty(uniforms.shape, np.float32)
@@ -208,7 +212,7 @@ def generate(
     def part(row: int) -> None:
         memory, wide = _scratch(program)
         _generate(row, *program[:6], *streams, memory, wide, uniforms, temperature, top_k, top_p,
-                  guidance, symbols, logs)  # fmt: skip
+                  guidance, *costs, symbols, logs)  # fmt: skip
 
     run(part, len(uniforms))
     return symbols, logs

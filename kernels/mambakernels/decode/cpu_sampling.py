@@ -65,8 +65,37 @@ def _threshold(scores, first, count, temperature, top_k, top_p):
 
 
 @jit(inner=True)
-def pick(scores, first, count, uniform, temperature, top_k, top_p):
-    """A symbol below `count`; the most likely one at temperature 0."""
+def _cost(k, mean, square, fourth):
+    away = (k - mean) * (k - mean)
+    return 1.0 + square * away + fourth * away * away
+
+
+@jit(inner=True)
+def _narrowing(scores, first, levels, highest, temperature, least, square, fourth):
+    """Mean of the first `levels` symbols, and what gives them back their sum after the costs."""
+    total, mean, less = 0.0, 0.0, 0.0
+    for k in range(levels):
+        if scores[first + k] >= least:
+            mass = math.exp((scores[first + k] - highest) / temperature)
+            total += mass
+            mean += mass * k
+    if total == 0.0:  # all of it lies on the end event
+        return 0.0, 1.0
+    mean /= total
+    for k in range(levels):
+        if scores[first + k] >= least:
+            mass = math.exp((scores[first + k] - highest) / temperature)
+            less += mass / _cost(k, mean, square, fourth)
+    return mean, total / less
+
+
+@jit(inner=True)
+def pick(scores, first, count, uniform, temperature, top_k, top_p, levels, square, fourth):
+    """A symbol below `count`; the most likely one at temperature 0.
+
+    One below `levels` has its probability divided by 1 + square d^2 + fourth d^4, d being its
+    distance from the mean; the others keep theirs.
+    """
     best = 0
     for k in range(count):
         if scores[first + k] > scores[first + best]:
@@ -77,6 +106,14 @@ def pick(scores, first, count, uniform, temperature, top_k, top_p):
     if 0 < top_k < count or top_p < 1.0:
         least = _threshold(scores, first, count, temperature, top_k, top_p)
     highest, total = scores[first + best], 0.0
+    mean, restored = 0.0, 1.0
+    levels = min(levels, count)
+    if square > 0.0 or fourth > 0.0:
+        mean, restored = _narrowing(
+            scores, first, levels, highest, temperature, least, square, fourth
+        )
+    else:
+        levels = 0
     for k in range(count):
         if scores[first + k] >= least:
             total += math.exp((scores[first + k] - highest) / temperature)
@@ -84,7 +121,10 @@ def pick(scores, first, count, uniform, temperature, top_k, top_p):
     for k in range(count):
         if scores[first + k] >= least:
             chosen = k
-            summed += math.exp((scores[first + k] - highest) / temperature)
+            mass = math.exp((scores[first + k] - highest) / temperature)
+            if k < levels:
+                mass *= restored / _cost(k, mean, square, fourth)
+            summed += mass
             if summed > aim:
                 break
     return chosen

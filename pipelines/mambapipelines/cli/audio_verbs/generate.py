@@ -157,6 +157,8 @@ class _Run:
             top_k=given.top_k,
             top_p=given.top_p,
             guidance=given.guidance,
+            spread_penalty=given.spread_penalty,
+            jump_limit=given.jump_limit,
             seed=clips[0].seed,
             prompt_start=given.prompt_start,
             prompt_seconds=given.prompt_seconds,

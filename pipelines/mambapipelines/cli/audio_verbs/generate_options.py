@@ -98,6 +98,21 @@ def make_parser(prog: str) -> Parser:
         "(default: 1)",
     )
     group.add_argument(
+        "--spread-penalty",
+        type=_not_below_zero,
+        default=0.0,
+        metavar="P",
+        help="divide the probability of a value by 1 + P d^2, d being its distance from the mean "
+        "in steps of the code: long sound swells less, e.g. 0.005 (default: 0)",
+    )
+    group.add_argument(
+        "--jump-limit",
+        type=_not_below_zero,
+        default=0.0,
+        metavar="D",
+        help="likewise by 1 + (d / D)^4: fewer clicks, e.g. 15 (default: 0, none)",
+    )
+    group.add_argument(
         "--reject-likeliest",
         type=float,
         default=0.0,
