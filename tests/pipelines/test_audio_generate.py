@@ -110,6 +110,16 @@ def test_guidance_is_drawn_and_written_down(model, tmp_path, capsys) -> None:
     assert (tmp_path / "1/0.wav").read_bytes() != (tmp_path / "4/0.wav").read_bytes()
 
 
+@pytest.mark.parametrize("option", [("--spread-penalty", 0.5), ("--jump-limit", 2)])
+def test_far_values_are_drawn_less(model, tmp_path, capsys, option) -> None:
+    sizes = []
+    for index, given in enumerate(((), option)):
+        path = tmp_path / f"{index}.wav"
+        assert _run(capsys, "--model", model, "--seconds", 0.1, "-o", path, *given)[0] == 0
+        sizes.append(np.abs(soundfile.read(path)[0]).mean())
+    assert sizes[1] < sizes[0]
+
+
 def test_standard_output_is_a_wav(model, tmp_path, monkeypatch, capsys) -> None:
     class Pipe:
         buffer = io.BytesIO()
@@ -142,6 +152,8 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         (2, "above 0", ("--seconds", 0, *out)),
         (2, "top_p", ("--top-p", 2, *out)),
         (2, "--label or --speaker", ("--guidance", 2, *out)),
+        (2, "spread_penalty", ("--spread-penalty", 2, *out)),
+        (2, "jump_limit", ("--jump-limit", 0.5, *out)),
         (2, "choose mix, left, right", ("--channel", "each", "--prompt", "x.wav", *out)),
         (2, "needs --prompt", ("--no-prompt", *out)),
         (2, "suffix", ("-o", tmp_path / "o.mp4")),
