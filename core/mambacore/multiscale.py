@@ -73,7 +73,9 @@ class MultiScaleConfig:
                 f"(pools {self.pools}); give one a level, fastest first, or one for all"
             )
         if not isinstance(self.mlp_expand, int | float):
-            object.__setattr__(self, "mlp_expand", tuple(self.mlp_expand))
+            given = tuple(self.mlp_expand)
+            expands = given * len(self.mixers) if len(given) == 1 else given
+            object.__setattr__(self, "mlp_expand", expands)
             if len(self.mlp_expands) != len(self.mixers):
                 raise UsageError(
                     f"mlp_expand is {self.mlp_expand!r}; give one number for all of the "

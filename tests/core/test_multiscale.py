@@ -131,5 +131,6 @@ def test_an_mlp_a_level() -> None:
     assert [b.mlp is None for b in model.level.below.below.up.blocks] == [True]
     assert [b.mlp is None for b in model.level.below.up.blocks] == [False]
     assert MultiScaleConfig.from_dict(model.config.to_dict()) == model.config
+    assert MultiScaleConfig(mlp_expand=(1.5,)).mlp_expands == (1.5, 1.5, 1.5)
     with pytest.raises(UsageError, match="mlp_expand"):
         MultiScaleConfig(mlp_expand=(1.0, 0.0))
