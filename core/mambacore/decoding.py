@@ -288,6 +288,7 @@ class DecodingPlan:
         top_p: float | None = None,
         guidance: float = 1.0,
         costs: tuple[float, float] = (0.0, 0.0),
+        factors: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Symbols (rows, n) and their log-probabilities in nats; see `mambakernels.decode.cpu`.
 
@@ -302,6 +303,7 @@ class DecodingPlan:
             top_p=1.0 if top_p is None else float(top_p),
             guidance=float(guidance),
             costs=(float(costs[0]), float(costs[1])),
+            factors=factors,
         )
 
     def score(self, streams: cpu.Streams, symbols: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -37,6 +37,14 @@ class Engine(Protocol):
         """
         ...
 
+    def narrow(self, factors: NDArray[np.float64]) -> None:
+        """Multiply the sampling's costs by these (rows,), from the next symbol on; 1 at first.
+
+        Before the first symbol, or where the slowest level begins a frame: engines may run ahead
+        to there. With guidance one for each row that is drawn.
+        """
+        ...
+
 
 class TorchEngine:
     """The model's own step, one call a symbol, on any device and for any mixer.
@@ -65,6 +73,8 @@ class TorchEngine:
         self.conditions = {"label": label, "speaker": speaker} if state is None else {}
         self.ended = torch.zeros_like(last[: len(last) // sampling.streams], dtype=torch.bool)
         self.position = 0 if state is None else state.backbone.pending.shape[1]
+        # In memory that stays put, so that captured graphs see what changes.
+        self.factors = torch.ones(len(self.ended), dtype=torch.float64, device=last.device)
 
     def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """One symbol a row, (rows,), and its log-probability; `uniform` (rows,) float64."""
@@ -75,13 +85,19 @@ class TorchEngine:
         within = self.position % config.symbols_per_sample > 0
         self.position += 1
         allowed = config.end if within else None
-        symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed, config.levels)
+        symbols, logs = pick(
+            logits[:, 0], uniform, self.sampling, allowed, config.levels, self.factors
+        )
         if config.end is not None:
             symbols = symbols.masked_fill(self.ended, config.end)
             logs = logs.masked_fill(self.ended, 0.0)
             self.ended = self.ended | (symbols == config.end)
         self.last = symbols.expand(self.sampling.streams, -1).flatten()
         return symbols, logs
+
+    def narrow(self, factors: NDArray[np.float64]) -> None:
+        """See `Engine`."""
+        self.factors.copy_(torch.from_numpy(factors))
 
     @torch.no_grad()
     def run(self, count: int) -> Drawn:
@@ -125,6 +141,11 @@ class CompiledEngine:
             self._streams = self._plan.start(len(last), last, condition)
         else:
             self._streams = self._plan.resume(state.backbone, last, condition)
+        self._factors: NDArray[np.float64] | None = None
+
+    def narrow(self, factors: NDArray[np.float64]) -> None:
+        """See `Engine`."""
+        self._factors = factors.copy()
 
     def run(self, count: int) -> Drawn:
         """See `Engine`."""
@@ -137,6 +158,7 @@ class CompiledEngine:
             top_p=chosen.top_p,
             guidance=chosen.guidance,
             costs=chosen.costs,
+            factors=self._factors,
         )
 
 
@@ -163,3 +185,14 @@ def choose(model: WaveformModel, wanted: str) -> Callable[..., Engine]:
     if wanted == "compiled" and reason:
         raise UsageError(f"engine 'compiled' cannot run this model: {reason}")
     return TorchEngine if wanted == "torch" or reason else CompiledEngine
+
+
+def place_in_period(state: WaveformState | None) -> int:
+    """Steps since the slowest level's last frame began."""
+    place, unit = 0, 1
+    level = None if state is None else state.backbone
+    while level is not None and hasattr(level, "pending"):
+        place += level.pending.shape[1] * unit
+        unit *= level.frame.shape[1]
+        level = level.below
+    return place

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mambaaudio.codes import code
-from mambaaudio.engines import choose
+from mambaaudio.engines import Drawn, choose, place_in_period
 from mambaaudio.guard import Finding, Guard
+from mambaaudio.level import LevelHold
 from mambaaudio.model import WaveformModel, WaveformState
 from mambaaudio.model_config import WaveformConfig
 from mambaaudio.prompts import Notice, Prompt, Source, load_prompt, side_by_side
@@ -27,6 +28,7 @@ from mambacore.errors import DataError, UsageError
 
 BLOCK = 4096
 _PRIMING = 1 << 14
+_LEAST_INTERVAL = 1024
 Names = str | Sequence[str | None] | None
 
 
@@ -93,9 +95,12 @@ class Session:
         self.ended = np.zeros(len(self.seeds), np.bool_)
         rows = len(self.seeds)
         levels: Any = [None] * rows
+        self._hold: LevelHold | None = None
         if prompt is not None:
             heard = prompt.waveform.reshape(len(prompt.codes), -1)
             levels = np.broadcast_to(np.std(heard, axis=1), rows).tolist()
+            if sampling.hold_level:
+                self._hold = LevelHold(sampling.hold_level, heard, rows, self.rate)
         self.guards = [Guard(self.rate, level) for level in levels]
         self.findings: list[list[Finding]] = [[] for _ in self.seeds]
         self._made = 0
@@ -109,6 +114,11 @@ class Session:
             codes = prompt.codes.to(model.device)
             state = _prime(model, codes, label, speaker)
             last = codes[:, -1].repeat(len(last) // len(codes))
+        # Costs change only where the slowest level begins a frame: engines may run ahead to there.
+        period = self.config.backbone.total_pool
+        self._interval = -(-_LEAST_INTERVAL // period) * period
+        self._until = -place_in_period(state) % period or self._interval
+        self._unheard: list[NDArray[np.int64]] = []
         self._engine = choose(model, engine)(
             model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
         )
@@ -127,7 +137,7 @@ class Session:
 
     def _block(self, count: int) -> Block:
         parts = self._code.symbols_per_sample
-        symbols, logs = self._engine.run(count * parts)
+        symbols, logs = self._run(count * parts)
         if not np.isfinite(logs).all():
             where = self._made + int(np.argwhere(~np.isfinite(logs))[0, 1]) // parts
             raise DataError(
@@ -135,20 +145,45 @@ class Session:
                 "hold NaN; train it again with a lower learning rate, or use an earlier checkpoint"
             )
         self.log_likelihood += logs.sum(1, dtype=np.float64)
-        waveforms, samples_logs = [], []
-        for row in range(len(symbols)):
-            length = count
-            if self.config.end is not None:
-                ends = np.flatnonzero(symbols[row] == self.config.end)
-                length = int(ends[0]) // parts if len(ends) else count
-                self.ended[row] = bool(len(ends))
-            made = torch.from_numpy(symbols[row, : length * parts])
-            wave = (self._code.decode(made) / self.config.gain).numpy()
-            waveforms.append(wave)
-            samples_logs.append(logs[row, : length * parts].reshape(-1, parts).sum(1))
+        waveforms, samples_logs = self._decoded(symbols), []
+        for row, wave in enumerate(waveforms):
+            self.ended[row] = len(wave) < count
+            samples_logs.append(logs[row, : len(wave) * parts].reshape(-1, parts).sum(1))
             self.findings[row] += self.guards[row].update(wave)
         self._made += count
         return Block(tuple(waveforms), tuple(samples_logs), self.ended.copy())
+
+    def _run(self, count: int) -> Drawn:
+        """The engine's next symbols; the costs follow the level, if they shall."""
+        if self._hold is None:
+            return self._engine.run(count)
+        made: list[Drawn] = []
+        while count:
+            here = min(count, self._until)
+            made.append(self._engine.run(here))
+            self._unheard.append(made[-1][0])
+            count, self._until = count - here, self._until - here
+            if not self._until:
+                self._renew(self._hold)
+        symbols, logs = zip(*made, strict=True)
+        return np.concatenate(symbols, 1), np.concatenate(logs, 1)
+
+    def _renew(self, hold: LevelHold) -> None:
+        # All of the interval at once: whatever the blocks, it is the same to the last bit.
+        hold.update(self._decoded(np.concatenate(self._unheard, 1)))
+        self._unheard.clear()
+        self._engine.narrow(hold.factors)
+        self._until = self._interval
+
+    def _decoded(self, symbols: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+        """Samples of each row, gain undone, up to its end event."""
+        parts, rows = self._code.symbols_per_sample, []
+        for row in symbols:
+            ends = np.flatnonzero(row == self.config.end)
+            length = (int(ends[0]) if len(ends) else len(row)) // parts
+            made = torch.from_numpy(row[: length * parts])
+            rows.append((self._code.decode(made) / self.config.gain).numpy())
+        return rows
 
 
 class Generator:
@@ -202,6 +237,7 @@ class Generator:
         guidance: float = 1.0,
         spread_penalty: float = 0.0,
         jump_limit: float = 0.0,
+        hold_level: float = 0.0,
         seed: int = 0,
         prompt_rate: int | None = None,
         prompt_start: float = 0.0,
@@ -216,8 +252,8 @@ class Generator:
                 after hearing it. None begins from nothing. A list has one a row, of one length.
             label, speaker: names that the model knows; one for all rows, or one a row.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
-            temperature, top_k, top_p, spread_penalty, jump_limit: see `Sampling`; the last two
-                are for codes of one symbol a sample.
+            temperature, top_k, top_p, spread_penalty, jump_limit, hold_level: see `Sampling`; the
+                last three are for codes of one symbol a sample, the last for rows with a prompt.
             guidance: above 1 follows the label more closely (the speaker in rows that are told no
                 label); see `Sampling`. The likelihoods stay those of the model itself.
             seed: the same seed gives the same samples on the same machine, bit for bit.
@@ -232,7 +268,9 @@ class Generator:
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}; give at least 1")
-        sampling = Sampling(temperature, top_k, top_p, guidance, spread_penalty, jump_limit)
+        sampling = Sampling(
+            temperature, top_k, top_p, guidance, spread_penalty, jump_limit, hold_level
+        )
         if any(sampling.costs) and self.config.symbols_per_sample > 1:
             raise UsageError(
                 f"spread_penalty and jump_limit need one symbol a sample; this model's code is "
@@ -246,6 +284,10 @@ class Generator:
             raise UsageError(
                 f"guidance {guidance:g} asks to follow a label or a speaker; tell one, or leave "
                 "guidance at 1"
+            )
+        if hold_level and prompt is None:
+            raise UsageError(
+                "hold_level needs a prompt, whose level is held; give one, or leave it at 0"
             )
         several = isinstance(prompt, list | tuple)
         given: list[Any] = list(prompt) if several else [] if prompt is None else [prompt]

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mambaaudio.engines import Drawn, TorchEngine
-from mambaaudio.model import WaveformState
+from mambaaudio.engines import Drawn, TorchEngine, place_in_period
 from mambaaudio.sampling import Sampling, pick
 from mambacore import state as states
 from mambacore.decoding_gpu import DeviceDecoding, why_not
@@ -36,7 +35,7 @@ class GraphEngine(TorchEngine):
         super().__init__(*arguments, **options)
         self._period = self.model.config.backbone.total_pool
         # Place within the period. Levels count from the slowest one's frame.
-        self._place = _place(self.state)
+        self._place = place_in_period(self.state)
         self._memory: _FusedPeriod | _ModulePeriod | None = None
         if fused and why_not(self.model.backbone) is None:
             self._memory = _FusedPeriod(self)
@@ -94,6 +93,7 @@ class _FusedPeriod:
 
     def __init__(self, engine: TorchEngine) -> None:
         model, self._sampling = engine.model, engine.sampling
+        self._factors = engine.factors
         self._config, rows = model.config, len(engine.last)
         state = engine.state
         conditions = engine.conditions if state is None else state._asdict()
@@ -149,7 +149,7 @@ class _FusedPeriod:
             return
         self._steps.step(self._last, place, scores=self._scores)
         uniform = self.uniform[:, place]
-        symbols, logs = pick(self._scores, uniform, sampling, allowed, config.levels)
+        symbols, logs = pick(self._scores, uniform, sampling, allowed, config.levels, self._factors)
         if config.end is not None:
             over = self._ended != 0
             symbols, logs = symbols.masked_fill(over, config.end), logs.masked_fill(over, 0.0)
@@ -208,14 +208,3 @@ class _ModulePeriod:
 
 def _own(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _place(state: WaveformState | None) -> int:
-    """Steps since the slowest level's last frame began."""
-    place, unit = 0, 1
-    level = None if state is None else state.backbone
-    while level is not None and hasattr(level, "pending"):
-        place += level.pending.shape[1] * unit
-        unit *= level.frame.shape[1]
-        level = level.below
-    return place

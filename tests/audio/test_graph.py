@@ -7,13 +7,15 @@ import pytest
 import torch
 from op_cases import DEVICE, INTERPRETED, TRITON, run_interpreted
 
-from mambaaudio import Generator, WaveformConfig, WaveformModel
+from mambaaudio import Generator, WaveformConfig, WaveformModel, level
 from mambaaudio import generator as generation
 from mambaaudio.engines import TorchEngine
 from mambaaudio.graph import GraphEngine, _FusedPeriod
 from mambacore.multiscale import MultiScaleConfig
 
 pytest.importorskip("triton")
+
+HELD = {"spread_penalty": 0.003, "jump_limit": 30.0, "hold_level": 4.0}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
@@ -35,6 +37,9 @@ def test_fused_periods_draw_what_steps_draw(
     if INTERPRETED:
         monkeypatch.setattr(_FusedPeriod, "capture", lambda memory: _Again(memory))
         monkeypatch.setattr(generation, "choose", lambda model, engine: GraphEngine)
+    # Factors that reach their bound within a few samples.
+    monkeypatch.setattr(generation, "_LEAST_INTERVAL", 4)
+    monkeypatch.setattr(level, "_SECONDS", 0.001)
     torch.manual_seed(2)
     backbone = MultiScaleConfig(
         d_model=12, pools=(2, 2), n_layer=1, expand=1.5, mixers=("mamba", "s4d", "mamba")
@@ -45,6 +50,8 @@ def test_fused_periods_draw_what_steps_draw(
         ("mulaw8", {"top_k": 50}),
         ("mulaw8", {"spread_penalty": 0.001, "jump_limit": 30.0}),
         ("mulaw8", {"guidance": 2.0, "prompt": sound}),
+        ("mulaw8", {**HELD, "prompt": 0.003 * sound}),
+        ("mulaw8", {**HELD, "prompt": [0.003 * sound, sound], "guidance": 2.0}),
         ("pcm16", {"guidance": 2.0}),
     ):
         config = WaveformConfig(8000, code=kind, backbone=backbone, labels=("a",), end_event=True)
@@ -64,3 +71,32 @@ def test_fused_periods_draw_what_steps_draw(
                 assert np.array_equal(one.waveforms[row], other.waveforms[row]), options
             assert np.array_equal(one.ended, other.ended)
         assert np.allclose(fused.log_likelihood, steps.log_likelihood, rtol=1e-4)
+        assert ("hold_level" in options) == bool((fused._engine.factors == 16).any())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("engine", ["graph", "graph-modules"])
+@pytest.mark.parametrize("heard", [296, 301])
+def test_captured_periods_hold_the_level_as_steps_do(
+    engine: str, heard: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of whole periods of 8 and of others; renewals before and after the capture."""
+    monkeypatch.setattr(generation, "_LEAST_INTERVAL", 20)
+    torch.manual_seed(2)
+    backbone = MultiScaleConfig(
+        d_model=12, pools=(4, 2), n_layer=1, mixers=("mamba", "s4d", "mamba")
+    )
+    model = WaveformModel(WaveformConfig(8000, backbone=backbone, labels=("a",))).eval().cuda()
+    sound = 0.003 * np.sin(np.arange(heard)).astype(np.float32)
+    options = {"label": ["a", None], "batch": 2, "seed": 4, "prompt": [sound, 0.1 * sound]}
+    for guidance in (1.0, 2.0):
+        steps, plain = (
+            Generator(model, engine=kind).generate(0.04, guidance=guidance, **options, **drawn)
+            for kind, drawn in (("torch", HELD), (engine, HELD | {"hold_level": 0.0}))
+        )
+        session = Generator(model, engine=engine).begin(guidance=guidance, **options, **HELD)
+        pieces = list(session.blocks(0.04, block=37))
+        for row, samples in enumerate(steps.waveforms):
+            made = np.concatenate([piece.waveforms[row] for piece in pieces])
+            assert np.array_equal(made, samples)
+            assert not np.array_equal(plain.waveforms[row], samples)

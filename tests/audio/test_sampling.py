@@ -101,6 +101,11 @@ def test_far_symbols_are_drawn_less_and_the_end_as_often() -> None:
     expected = torch.cat([expected / expected.sum() * 0.8, p[5:]])
     drawn = symbols.bincount(minlength=6) / count
     assert torch.allclose(drawn.double(), expected, atol=2e-5)
+    # A row's factor multiplies both costs.
+    factors = torch.full((count,), 3.0, dtype=torch.float64)
+    less = Sampling(spread_penalty=0.1, jump_limit=2.0 * 3**0.25)
+    again, _ = pick(p.log().expand(count, -1), uniform, less, levels=levels, factors=factors)
+    assert torch.equal(again.bincount(minlength=6), symbols.bincount(minlength=6))
     # Log-probabilities stay the model's.
     assert torch.allclose(logs.double(), p.log()[symbols], atol=1e-6)
 

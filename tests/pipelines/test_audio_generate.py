@@ -120,6 +120,19 @@ def test_far_values_are_drawn_less(model, tmp_path, capsys, option) -> None:
     assert sizes[1] < sizes[0]
 
 
+def test_the_prompts_level_is_held(model, tmp_path, capsys) -> None:
+    tone = 0.01 * np.sin(2 * np.pi * 440 * np.arange(800) / 8000)
+    soundfile.write(tmp_path / "p.wav", tone, 8000)
+    common = ("--model", model, "--seconds", 1, "--prompt", tmp_path / "p.wav", "--no-prompt")
+    levels = []
+    for hold in (0, 2):
+        path = tmp_path / f"{hold}.wav"
+        drawn = ("--spread-penalty", 0.0005, "--hold-level", hold, "-o", path)
+        assert _run(capsys, *common, *drawn)[0] == 0
+        levels.append(soundfile.read(path)[0].std())
+    assert tone.std() < levels[1] < 0.9 * levels[0]
+
+
 def test_standard_output_is_a_wav(model, tmp_path, monkeypatch, capsys) -> None:
     class Pipe:
         buffer = io.BytesIO()
@@ -143,7 +156,9 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "empty.wav").write_bytes(b"")
     soundfile.write(tmp_path / "nan.wav", np.full(100, np.nan), 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(100), 8000)
     before = set(tmp_path.iterdir())
+    silent = ("--prompt", tmp_path / "silent.wav")
     out = ("-o", tmp_path / "o.wav")
     for code, text, argv in (
         (2, "knows one, two", ("--label", "three", *out)),
@@ -154,6 +169,10 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         (2, "--label or --speaker", ("--guidance", 2, *out)),
         (2, "spread_penalty", ("--spread-penalty", 2, *out)),
         (2, "jump_limit", ("--jump-limit", 0.5, *out)),
+        (2, "hold-level needs --prompt", ("--hold-level", 1, "--jump-limit", 9, *out)),
+        (2, "give one of them", ("--hold-level", 1, *silent, *out)),
+        (2, "hold_level must be", ("--hold-level", 5, "--jump-limit", 9, *silent, *out)),
+        (2, "digital silence", ("--hold-level", 1, "--jump-limit", 9, *silent, *out)),
         (2, "choose mix, left, right", ("--channel", "each", "--prompt", "x.wav", *out)),
         (2, "needs --prompt", ("--no-prompt", *out)),
         (2, "suffix", ("-o", tmp_path / "o.mp4")),

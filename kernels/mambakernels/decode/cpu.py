@@ -198,21 +198,25 @@ def generate(
     top_p: float = 1.0,
     guidance: float = 1.0,
     costs: tuple[float, float] = (0.0, 0.0),
+    factors: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Symbols (rows, n) and their log-probabilities (nats), one uniform (rows, n) for each.
 
     A row that has met its end goes on with end symbols of log-probability 0. With guidance g other
     than 1 there are two streams for each row of uniforms, those that were not told the condition
     last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them. A symbol
-    d from the mean has its probability divided by 1 + costs[0] d^2 + costs[1] d^4, the end none.
+    d from the mean has its probability divided by 1 + costs[0] d^2 + costs[1] d^4, the end none;
+    `factors` (rows,) multiply the costs of each row.
     """
     symbols = np.empty(uniforms.shape, np.int64)
     logs = np.empty(uniforms.shape, np.float32)
+    scale = np.ones(len(uniforms)) if factors is None else factors
 
     def part(row: int) -> None:
         memory, wide = _scratch(program)
+        square, fourth = (cost * float(scale[row]) for cost in costs)
         _generate(row, *program[:6], *streams, memory, wide, uniforms, temperature, top_k, top_p,
-                  guidance, *costs, symbols, logs)  # fmt: skip
+                  guidance, square, fourth, symbols, logs)  # fmt: skip
 
     run(part, len(uniforms))
     return symbols, logs

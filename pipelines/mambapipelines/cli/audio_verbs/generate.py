@@ -159,6 +159,7 @@ class _Run:
             guidance=given.guidance,
             spread_penalty=given.spread_penalty,
             jump_limit=given.jump_limit,
+            hold_level=given.hold_level,
             seed=clips[0].seed,
             prompt_start=given.prompt_start,
             prompt_seconds=given.prompt_seconds,

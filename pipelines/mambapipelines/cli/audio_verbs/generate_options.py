@@ -113,6 +113,14 @@ def make_parser(prog: str) -> Parser:
         help="likewise by 1 + (d / D)^4: fewer clicks, e.g. 15 (default: 0, none)",
     )
     group.add_argument(
+        "--hold-level",
+        type=_not_below_zero,
+        default=0.0,
+        metavar="A",
+        help="make these two (level / prompt's level)^A times as strong, so that long sound stays "
+        "about as loud as the prompt, e.g. 1 (default: 0)",
+    )
+    group.add_argument(
         "--reject-likeliest",
         type=float,
         default=0.0,
@@ -158,7 +166,7 @@ def make_parser(prog: str) -> Parser:
 def check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options that do not go together."""
     if arguments.prompt is None:
-        for name in ("no_prompt", "prompt_start", "prompt_seconds"):
+        for name in ("no_prompt", "prompt_start", "prompt_seconds", "hold_level"):
             if getattr(arguments, name):
                 raise UsageError(f"--{name.replace('_', '-')} needs --prompt.")
     if arguments.guidance != 1 and not (arguments.label or arguments.speaker):
