@@ -287,7 +287,7 @@ class DecodingPlan:
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
-        costs: tuple[float, float] = (0.0, 0.0),
+        core_temperature: float = 1.0,
         factors: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Symbols (rows, n) and their log-probabilities in nats; see `mambakernels.decode.cpu`.
@@ -302,7 +302,7 @@ class DecodingPlan:
             top_k=top_k or 0,
             top_p=1.0 if top_p is None else float(top_p),
             guidance=float(guidance),
-            costs=(float(costs[0]), float(costs[1])),
+            core_temperature=float(core_temperature),
             factors=factors,
         )
 

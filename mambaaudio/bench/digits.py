@@ -1,15 +1,16 @@
 """Label-conditioned samples of the digits: recognised, by whom, memorised, how far from real.
 
     python mambaaudio/bench/digits.py --audio DIR --work DIR --out DIR --model FOLDER \\
-        [--each 100] [--samples 2048] [--settings temperature=1 guidance=2,speaker=told ...] \\
+        [--each 100] [--samples 2048] [--settings temperature=1 guidance=2,speaker=none ...] \\
         [--device cuda]
     python mambaaudio/bench/digits.py --audio DIR --work DIR --out DIR --leave-one-out
 
 A classifier is trained on the real training clips (takes 10 to 49). Then `--samples` clips are
-drawn in the first setting, by default at temperature 1, told the label alone, clip i with seed i;
-the first `--each` a digit are all counted, and all of them go into FID, IS, mIS and AM. The
-reference is every real clip outside test, and real test clips stand beside as the floor. The other
-settings are drawn `--each` a digit. Without a model: the classifier alone.
+drawn in the first setting, by default at temperature 1, given the label alone, clip i with seed i,
+which also draws the speaker (`speaker=none` leaves it unsaid); the first `--each` a digit are all
+counted, and all of them go into FID, IS, mIS and AM. The reference is every real clip outside
+test, and real test clips stand beside as the floor. The other settings are drawn `--each` a digit.
+Without a model: the classifier alone.
 Writes digits.json and SETTING/*.wav, the first of each digit.
 """
 
@@ -31,14 +32,14 @@ from numpy.typing import NDArray
 from mambaaudio.corpus import Corpus
 from mambaaudio.digits import ClipClassifier, Heard, leave_one_out
 from mambaaudio.distribution import distances
-from mambaaudio.generator import Generator
+from mambaaudio.generator import ANY, Generator
 from mambaaudio.memorisation import memorisation
 from mambaaudio.writer import WaveformWriter
 from mambacore.cache import atomic_write
 
 Clips = list[NDArray[np.float32]]
 SECONDS = 2.0
-SETTINGS = ("temperature=1", "temperature=0.9", "speaker=told", "guidance=2")
+SETTINGS = ("temperature=1", "temperature=0.9", "speaker=none", "guidance=2")
 DRAWN = ("temperature", "top_p", "guidance")
 
 
@@ -59,12 +60,12 @@ def without_tail(wave: NDArray[np.float32], rate: int, ended: bool) -> NDArray[n
 
 
 def setting(text: str) -> dict[str, Any]:
-    """``temperature=0.9,top_p=0.95,speaker=told`` as options; argparse names a wrong one."""
-    options: dict[str, Any] = {"temperature": 1.0, "top_p": None, "guidance": 1.0, "told": False}
+    """``temperature=0.9,top_p=0.95,speaker=none`` as options; argparse names a wrong one."""
+    options: dict[str, Any] = {"temperature": 1.0, "top_p": None, "guidance": 1.0, "untold": False}
     for part in text.split(","):
         name, _, value = part.partition("=")
-        if (name, value) == ("speaker", "told"):
-            options["told"] = True
+        if (name, value) == ("speaker", "none"):
+            options["untold"] = True
         elif name in DRAWN:
             options[name] = float(value)
         else:
@@ -78,16 +79,15 @@ def generate(
     """A clip a digit, seeds from `seed` on; how many did not end within two seconds."""
     made: Clips = []
     unended = 0
-    rate, speakers = generator.config.rate, generator.config.speakers
+    rate = generator.config.rate
     drawn = {name: options[name] for name in DRAWN}
     for first in range(0, len(digits), batch):
         rows = digits[first : first + batch]
         start = time.perf_counter()
-        told = [speakers[(first + i) % len(speakers)] for i in range(len(rows))]
         result = generator.generate(
             SECONDS,
             label=rows,
-            speaker=told if options["told"] else None,
+            speaker=None if options["untold"] else ANY,
             batch=len(rows),
             seed=seed + first,
             **drawn,

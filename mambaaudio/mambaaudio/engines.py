@@ -38,7 +38,7 @@ class Engine(Protocol):
         ...
 
     def narrow(self, factors: NDArray[np.float64]) -> None:
-        """Multiply the sampling's costs by these (rows,), from the next symbol on; 1 at first.
+        """Multiply 1 / core_temperature - 1 by these (rows,), from the next symbol on; 1 at first.
 
         Before the first symbol, or where the slowest level begins a frame: engines may run ahead
         to there. With guidance one for each row that is drawn.
@@ -157,7 +157,7 @@ class CompiledEngine:
             top_k=chosen.top_k,
             top_p=chosen.top_p,
             guidance=chosen.guidance,
-            costs=chosen.costs,
+            core_temperature=chosen.core_temperature,
             factors=self._factors,
         )
 

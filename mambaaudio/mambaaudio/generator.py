@@ -30,6 +30,7 @@ BLOCK = 4096
 _PRIMING = 1 << 14
 _LEAST_INTERVAL = 1024
 Names = str | Sequence[str | None] | None
+ANY = "*"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Generated:
     waveforms: float32 (n,) each, the prompt left out. rate: in Hz. seeds: one a row.
     log_probabilities: (n,) each, nats a sample; log_likelihood: (rows,) their sums, and of the
     end event. prompt: (n,) as the model heard it, or None; (rows, n) where each row had its own.
-    findings: of the guard, by row.
+    findings: of the guard, by row. speakers: names, told or drawn; None where not said.
     """
 
     waveforms: list[NDArray[np.float32]]
@@ -64,6 +65,7 @@ class Generated:
     ended: NDArray[np.bool_]
     prompt: NDArray[np.float32] | None = None
     findings: list[list[Finding]] = field(default_factory=list)
+    speakers: list[str | None] = field(default_factory=list)
 
     @property
     def bits_per_sample(self) -> list[float]:
@@ -76,7 +78,7 @@ class Session:
     """Rows under way: `blocks(seconds)` makes the next seconds of each, again and again.
 
     Memory is constant whatever the length. `prompt` is what the model heard (None, (n,) or
-    (rows, n)), `log_likelihood` (rows,) the sum so far in nats, `guards` one a row.
+    (rows, n)), `log_likelihood` (rows,) the sum so far in nats, `guards` and `speakers` one a row.
     """
 
     def __init__(
@@ -105,6 +107,8 @@ class Session:
         self.findings: list[list[Finding]] = [[] for _ in self.seeds]
         self._made = 0
         self._code = code(self.config.code)
+        names = (None, *self.config.speakers)
+        self.speakers = [names[number] for number in conditions[1].tolist()]
         label, speaker = (c.to(model.device) for c in conditions)
         if sampling.streams == 2:
             label, speaker = _with_untold(label, speaker)
@@ -114,7 +118,7 @@ class Session:
             codes = prompt.codes.to(model.device)
             state = _prime(model, codes, label, speaker)
             last = codes[:, -1].repeat(len(last) // len(codes))
-        # Costs change only where the slowest level begins a frame: engines may run ahead to there.
+        # Factors change where the slowest level begins a frame: engines may run ahead to there.
         period = self.config.backbone.total_pool
         self._interval = -(-_LEAST_INTERVAL // period) * period
         self._until = -place_in_period(state) % period or self._interval
@@ -154,7 +158,7 @@ class Session:
         return Block(tuple(waveforms), tuple(samples_logs), self.ended.copy())
 
     def _run(self, count: int) -> Drawn:
-        """The engine's next symbols; the costs follow the level, if they shall."""
+        """The engine's next symbols; the core temperature follows the level, if it shall."""
         if self._hold is None:
             return self._engine.run(count)
         made: list[Drawn] = []
@@ -229,14 +233,13 @@ class Generator:
         prompt: Source | Sequence[Source] | None = None,
         *,
         label: Names = None,
-        speaker: Names = None,
+        speaker: Names = ANY,
         batch: int = 1,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float = 1.0,
-        spread_penalty: float = 0.0,
-        jump_limit: float = 0.0,
+        core_temperature: float = 1.0,
         hold_level: float = 0.0,
         seed: int = 0,
         prompt_rate: int | None = None,
@@ -250,10 +253,12 @@ class Generator:
         Args:
             prompt: a recording to go on from, a file or samples (n,): the state is exactly that
                 after hearing it. None begins from nothing. A list has one a row, of one length.
-            label, speaker: names that the model knows; one for all rows, or one a row.
+            label, speaker: names that the model knows; one for all rows, or one a row; None is
+                not said. The speaker "*", the default, is drawn by each row's seed
+                (`drawn_speakers`); after a prompt it is not said.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
-            temperature, top_k, top_p, spread_penalty, jump_limit, hold_level: see `Sampling`; the
-                last three are for codes of one symbol a sample, the last for rows with a prompt.
+            temperature, top_k, top_p, core_temperature, hold_level: see `Sampling`; the last two
+                are for codes of one symbol a sample, the last for rows with a prompt.
             guidance: above 1 follows the label more closely (the speaker in rows that are told no
                 label); see `Sampling`. The likelihoods stay those of the model itself.
             seed: the same seed gives the same samples on the same machine, bit for bit.
@@ -268,19 +273,23 @@ class Generator:
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}; give at least 1")
-        sampling = Sampling(
-            temperature, top_k, top_p, guidance, spread_penalty, jump_limit, hold_level
-        )
-        if any(sampling.costs) and self.config.symbols_per_sample > 1:
+        sampling = Sampling(temperature, top_k, top_p, guidance, core_temperature, hold_level)
+        if core_temperature != 1 and self.config.symbols_per_sample > 1:
             raise UsageError(
-                f"spread_penalty and jump_limit need one symbol a sample; this model's code is "
+                f"core_temperature needs one symbol a sample; this model's code is "
                 f"{self.config.code}"
             )
+        seeds = range(seed, seed + batch)
+        labels, told = (_each(*given, batch) for given in (("label", label), ("speaker", speaker)))
+        speakers = told
+        if speaker == ANY:
+            told = [None] * batch
+            speakers = drawn_speakers(self.config, seeds) if prompt is None else told
         conditions = (
-            _numbers("label", label, self.config.label_id, batch),
-            _numbers("speaker", speaker, self.config.speaker_id, batch),
+            torch.tensor([self.config.label_id(name) for name in labels]),
+            torch.tensor([self.config.speaker_id(name) for name in speakers]),
         )
-        if sampling.streams == 2 and not any(bool(numbers.any()) for numbers in conditions):
+        if sampling.streams == 2 and not any([*labels, *told]):
             raise UsageError(
                 f"guidance {guidance:g} asks to follow a label or a speaker; tell one, or leave "
                 "guidance at 1"
@@ -306,7 +315,6 @@ class Generator:
             for source in given
         ]
         heard = side_by_side(prompts) if several else prompts[0] if prompts else None
-        seeds = range(seed, seed + batch)
         return Session(self.model, seeds, sampling, heard, conditions, self.engine)
 
     def generate(
@@ -331,6 +339,7 @@ class Generator:
             session.ended,
             session.prompt,
             session.findings,
+            session.speakers,
         )
 
 
@@ -359,11 +368,28 @@ def _with_untold(label: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([label, torch.zeros_like(label)]), torch.cat([speaker, untold])
 
 
-def _numbers(kind: str, given: Names, number: Any, batch: int) -> Tensor:
+def drawn_speakers(config: WaveformConfig, seeds: Sequence[int]) -> list[str | None]:
+    """A speaker for each seed, all with equal chances; None where the model knows none.
+
+    A label alone asks for clips of any speaker: to draw one first and then the clip is exact, and
+    what the model heard most in training; a speaker that is not said is a mixture of voices.
+
+    >>> from mambacore.multiscale import MultiScaleConfig
+    >>> config = WaveformConfig(8000, backbone=MultiScaleConfig(), speakers=("ann", "bob"))
+    >>> drawn_speakers(config, range(6)) == drawn_speakers(config, range(6))
+    True
+    """
+    known = config.speakers
+    if not known:
+        return [None] * len(seeds)
+    return [known[np.random.default_rng(seed).integers(len(known))] for seed in seeds]
+
+
+def _each(kind: str, given: Names, batch: int) -> list[str | None]:
     names = [given] * batch if given is None or isinstance(given, str) else list(given)
     if len(names) != batch:
         raise UsageError(f"{len(names)} {kind}s for {batch} rows; give one, or one a row")
-    return torch.tensor([number(name) for name in names])
+    return names
 
 
 def _warn(text: str) -> None:

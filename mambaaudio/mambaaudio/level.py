@@ -1,9 +1,9 @@
 """Holding the level of a continuation near that of its prompt.
 
 A model hears what it draws: what is drawn a little too wide makes it expect more width, and sound
-swells; too narrow, and it dies down. Costs that never change can only balance the two, so here
-they follow the level: more for a row that has become louder than its prompt, less for one that
-has become quieter.
+swells; too narrow, and it dies down. A core temperature that never changes can only balance the
+two, so here it follows the level: steadier for a row that has become louder than its prompt, less
+so for one that has become quieter.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ _MOST = 16.0
 
 
 class LevelHold:
-    """What multiplies the costs of each row: f = clip((level / prompt's level) ** a, 1/16, 16).
+    """What each row's 1 / core_temperature - 1 is multiplied by: (level / prompt's level) ** a,
+    clipped to 1/16 to 16.
 
     The prompt's level is its RMS. level^2 is an exponential mean of the squared samples that were
     made, with a time constant of one second, and begins at the prompt's.
 
     Args:
-        exponent: a, how strongly the costs follow the level; 0 not at all.
+        exponent: a, how strongly it follows the level; 0 not at all.
         prompts: (rows, n) what each row goes on from, or (1, n) for all; in the unit of the
             waveforms.
         rows: that are made.

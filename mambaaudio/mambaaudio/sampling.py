@@ -31,13 +31,14 @@ class Sampling:
         told the condition (classifier-free guidance, arXiv:2207.12598; for models of the next
         symbol arXiv:2306.17806). 1 is the model's own distribution, more follows the condition
         more closely, and costs two steps a symbol.
-    spread_penalty, jump_limit: of what is left to choose from, a value d steps of the code from
-        the mean has its probability divided by 1 + spread_penalty d^2 + (d / jump_limit)^4, the
-        end event none; 0 divides by nothing. What the training options of these names make of a
-        model, after its training: a minute of sound swells and clicks less.
-    hold_level: a makes both of a row f times as large, f = (its level / its prompt's level) ** a,
-        from 1/16 to 16: what became loud is drawn narrower, what became quiet wider, for minutes;
-        0 to 4, 0 changes nothing. See `mambaaudio.level`.
+    core_temperature: of what is left to choose from, values of the code within two standard
+        deviations of the mean have their probabilities raised to 1 / core_temperature, and
+        scaled so that they together keep theirs: steady sound is drawn with less noise, which a
+        model would hear and let ring, and what is rare (the attack of a note) as often as before.
+        Above 0, at most 1, which changes nothing.
+    hold_level: the exponent's excess above 1 is f times as large in a row that is f^(1 /
+        hold_level) times as loud as its prompt, f from 1/16 to 16: what became loud is drawn
+        steadier, what became quiet less so; 0 to 4, 0 changes nothing. See `mambaaudio.level`.
 
     >>> Sampling(temperature=-1)
     Traceback (most recent call last):
@@ -49,8 +50,7 @@ class Sampling:
     top_k: int | None = None
     top_p: float | None = None
     guidance: float = 1.0
-    spread_penalty: float = 0.0
-    jump_limit: float = 0.0
+    core_temperature: float = 1.0
     hold_level: float = 0.0
 
     def __post_init__(self) -> None:
@@ -62,26 +62,17 @@ class Sampling:
             raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.guidance < float("inf"):
             raise UsageError(f"guidance must be at least 0 and finite, not {self.guidance}")
-
-        if not 0 <= self.spread_penalty <= 1:
-            raise UsageError(f"spread_penalty must be 0 to 1, not {self.spread_penalty}")
-        if self.jump_limit != 0 and not 1 <= self.jump_limit < float("inf"):
+        if not 0 < self.core_temperature <= 1:
             raise UsageError(
-                f"jump_limit must be at least 1 step of the code, or 0 for none, not "
-                f"{self.jump_limit}"
+                f"core_temperature must be above 0 and at most 1, not {self.core_temperature}"
             )
         if not 0 <= self.hold_level <= 4:
             raise UsageError(f"hold_level must be 0 to 4, not {self.hold_level}")
-        if self.hold_level and not any(self.costs):
+        if self.hold_level and self.core_temperature == 1:
             raise UsageError(
-                "hold_level makes spread_penalty and jump_limit follow the level; give one of "
-                "them, or leave hold_level at 0"
+                "hold_level makes core_temperature follow the level; give one below 1, or leave "
+                "hold_level at 0"
             )
-
-    @property
-    def costs(self) -> tuple[float, float]:
-        """Of the second and of the fourth power of a distance from the mean."""
-        return self.spread_penalty, self.jump_limit**-4 if self.jump_limit else 0.0
 
     @property
     def streams(self) -> int:
@@ -123,7 +114,7 @@ def pick(
         sampling: how to choose.
         allowed: only symbols below it may be chosen; all by default.
         levels: symbols below it are values of the code, which have distances; all by default.
-        factors: (B,) float64, of each row's costs; 1 by default.
+        factors: (B,) float64, see `Engine.narrow`; 1 by default.
 
     Returns:
         symbols (B,) int64, and their natural log-probabilities (B,) float32, those of the told
@@ -160,20 +151,24 @@ def _choose(
         kept = before < sampling.top_p * ordered.sum(-1, keepdim=True)
         least = torch.where(kept, ordered, torch.inf).amin(-1, keepdim=True)
         mass = torch.where(mass >= least, mass, 0.0)
-    if any(sampling.costs):
+    if sampling.core_temperature < 1:
         levels = count if levels is None else levels
-        costs = [cost if factors is None else cost * factors[:, None] for cost in sampling.costs]
-        mass = torch.cat([_narrower(mass[:, :levels], *costs), mass[:, levels:]], 1)
+        excess = 1 / sampling.core_temperature - 1
+        exponent = 1 + excess * (torch.ones_like(uniform) if factors is None else factors)
+        mass = torch.cat([_steadier(mass[:, :levels], exponent[:, None]), mass[:, levels:]], 1)
     summed = mass.cumsum(-1)
     aim = uniform[:, None] * summed[:, -1:]
     return (summed <= aim).sum(-1).clamp(max=count - 1)
 
 
-def _narrower(mass: Tensor, square: float | Tensor, fourth: float | Tensor) -> Tensor:
-    """Divided by the costs of the distances from the mean; the sum stays."""
+def _steadier(mass: Tensor, exponent: Tensor) -> Tensor:
+    """Raised to the exponent within two standard deviations of the mean; all sums stay."""
     values = torch.arange(mass.shape[-1], dtype=mass.dtype, device=mass.device)
     # All of it may lie on the end event.
     total = mass.sum(-1, keepdim=True).clamp(min=1e-300)
     away = (values - (mass * values).sum(-1, keepdim=True) / total).square()
-    less = mass / (1 + square * away + fourth * away.square())
-    return less * (total / less.sum(-1, keepdim=True).clamp(min=1e-300))
+    variance = (mass * away).sum(-1, keepdim=True) / total
+    core = torch.where(away <= (4 * variance).clamp(min=0.25), mass, 0.0)
+    raised = (core / core.amax(-1, keepdim=True).clamp(min=1e-300)) ** exponent
+    scale = core.sum(-1, keepdim=True) / raised.sum(-1, keepdim=True).clamp(min=1e-300)
+    return torch.where(core > 0, raised * scale, mass)

@@ -15,7 +15,7 @@ from mambacore.multiscale import MultiScaleConfig
 
 pytest.importorskip("triton")
 
-HELD = {"spread_penalty": 0.003, "jump_limit": 30.0, "hold_level": 4.0}
+HELD = {"core_temperature": 0.8, "hold_level": 4.0}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
@@ -48,7 +48,7 @@ def test_fused_periods_draw_what_steps_draw(
     for kind, options in (
         ("mulaw8", {"temperature": 0.7}),
         ("mulaw8", {"top_k": 50}),
-        ("mulaw8", {"spread_penalty": 0.001, "jump_limit": 30.0}),
+        ("mulaw8", {"core_temperature": 0.5}),
         ("mulaw8", {"guidance": 2.0, "prompt": sound}),
         ("mulaw8", {**HELD, "prompt": 0.003 * sound}),
         ("mulaw8", {**HELD, "prompt": [0.003 * sound, sound], "guidance": 2.0}),

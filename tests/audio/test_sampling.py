@@ -48,16 +48,20 @@ def test_truncation_keeps_exactly_the_likeliest() -> None:
     temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
     top_k=st.sampled_from([None, 1, 5, 300]),
     top_p=st.sampled_from([None, 0.2, 0.9, 1.0]),
-    costs=st.sampled_from([(0.0, 0.0), (0.01, 0.0), (0.0, 20.0), (0.01, 40.0)]),
+    core=st.sampled_from([1.0, 0.8, 0.5, 0.1]),
+    factor=st.sampled_from([1 / 16, 1.0, 16.0]),
     levels=st.sampled_from([257, 256]),
+    around=st.sampled_from([None, 0, 120, 256]),
 )
 def test_the_compiled_draw_is_the_same(
     seed: int,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-    costs: tuple[float, float],
+    core: float,
+    factor: float,
     levels: int,
+    around: int | None,
 ) -> None:
     from mambakernels._numba import jit
     from mambakernels.decode import cpu_sampling
@@ -67,47 +71,62 @@ def test_the_compiled_draw_is_the_same(
         draw = cpu_sampling.pick
 
         @jit
-        def call(scores, count, uniform, temperature, top_k, top_p, levels, square, fourth):
-            return draw(
-                scores, 0, count, uniform, temperature, top_k, top_p, levels, square, fourth
-            )
+        def call(scores, count, uniform, temperature, top_k, top_p, levels, exponent):
+            return draw(scores, 0, count, uniform, temperature, top_k, top_p, levels, exponent)
 
         _compiled = call
     random = np.random.default_rng(seed)
     scores = random.normal(0, 3, 257).astype(np.float32)
+    if around is not None:  # a peak from a fraction of a step to several steps wide
+        away = (np.arange(257) - around) / random.uniform(0.1, 5)
+        scores -= (away**2 / 2).astype(np.float32)
     scores[random.integers(0, 257, 3)] = scores[0]  # ties
     uniform = random.random()
-    sampling = Sampling(temperature, top_k, top_p, spread_penalty=costs[0], jump_limit=costs[1])
-    aim = torch.tensor([uniform], dtype=torch.float64)
-    expected, _ = pick(torch.from_numpy(scores)[None], aim, sampling, levels=levels)
-    top_p = 1.0 if top_p is None else top_p
-    got = _compiled(scores, 257, uniform, temperature, top_k or 0, top_p, levels, *sampling.costs)
+    sampling = Sampling(temperature, top_k, top_p, core_temperature=core)
+    aim, factors = torch.tensor([[uniform], [factor]], dtype=torch.float64)
+    expected, _ = pick(
+        torch.from_numpy(scores)[None], aim, sampling, levels=levels, factors=factors
+    )
+    top_p, exponent = 1.0 if top_p is None else top_p, 1 + (1 / core - 1) * factor
+    got = _compiled(scores, 257, uniform, temperature, top_k or 0, top_p, levels, exponent)
     assert got == int(expected)
 
 
 _compiled = None
 
 
-def test_far_symbols_are_drawn_less_and_the_end_as_often() -> None:
-    """Frequencies are p / (1 + penalty d^2 + (d / limit)^4), but the end's, which stays."""
-    p = torch.tensor([0.2, 0.0, 0.3, 0.2, 0.1, 0.2], dtype=torch.float64)
-    levels, count = 5, 100_000
-    sampling = Sampling(spread_penalty=0.3, jump_limit=2.0)
+def test_the_core_is_sharper_and_everything_else_as_often() -> None:
+    """Within two standard deviations of the mean p^(1/T), of the same sum; the end and what is
+    far keep theirs."""
+    p = torch.tensor([0.02, 0.08, 0.3, 0.2, 0.1, 0.0, 0.0, 0.0, 0.1, 0.2], dtype=torch.float64)
+    levels, count = 9, 100_000
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    symbols, logs = pick(p.log().expand(count, -1), uniform, sampling, levels=levels)
-    values = torch.arange(5, dtype=torch.float64)
-    away = values - (p[:5] * values).sum() / p[:5].sum()
-    expected = p[:5] / (1 + 0.3 * away**2 + (away / 2) ** 4)
-    expected = torch.cat([expected / expected.sum() * 0.8, p[5:]])
-    drawn = symbols.bincount(minlength=6) / count
+    scores = p.log().expand(count, -1)
+    symbols, logs = pick(scores, uniform, Sampling(core_temperature=0.5), levels=levels)
+    values, told = torch.arange(levels, dtype=torch.float64), p[:levels] / p[:levels].sum()
+    mean = (told * values).sum()
+    core = (values - mean).abs() <= 2 * (told * (values - mean) ** 2).sum().sqrt()
+    assert core.tolist() == [True] * 8 + [False]
+    expected = p.clone()
+    expected[:8] = p[:8] ** 2 / (p[:8] ** 2).sum() * p[:8].sum()
+    drawn = symbols.bincount(minlength=10) / count
     assert torch.allclose(drawn.double(), expected, atol=2e-5)
-    # A row's factor multiplies both costs.
-    factors = torch.full((count,), 3.0, dtype=torch.float64)
-    less = Sampling(spread_penalty=0.1, jump_limit=2.0 * 3**0.25)
-    again, _ = pick(p.log().expand(count, -1), uniform, less, levels=levels, factors=factors)
-    assert torch.equal(again.bincount(minlength=6), symbols.bincount(minlength=6))
+    # A row's factor multiplies the exponent's excess above 1.
+    factors, mild = torch.full((count,), 4.0, dtype=torch.float64), Sampling(core_temperature=0.8)
+    again, _ = pick(scores, uniform, mild, levels=levels, factors=factors)
+    assert torch.equal(again.bincount(minlength=10), symbols.bincount(minlength=10))
     # Log-probabilities stay the model's.
     assert torch.allclose(logs.double(), p.log()[symbols], atol=1e-6)
+
+
+@pytest.mark.parametrize("where", [0, 4, 5])
+def test_a_core_of_one_symbol_stays(where: int) -> None:
+    """All mass on one value, or on the end event: nothing to sharpen, and no NaN."""
+    scores = torch.full((1, 6), -torch.inf)
+    scores[0, where] = 0.0
+    for uniform in (0.0, 0.999):
+        aim = torch.tensor([uniform], dtype=torch.float64)
+        assert int(pick(scores, aim, Sampling(core_temperature=0.1), levels=5)[0]) == where
 
 
 def test_a_rows_numbers_are_its_seeds_alone() -> None:
@@ -121,9 +140,9 @@ def test_settings_are_checked() -> None:
     for settings_ in ({"temperature": -1}, {"temperature": float("nan")}, {"top_k": 0}):
         with pytest.raises(UsageError, match=next(iter(settings_))):
             Sampling(**settings_)
-    for settings_ in ({"spread_penalty": -0.1}, {"jump_limit": 0.5}, {"jump_limit": -3}):
-        with pytest.raises(UsageError, match=next(iter(settings_))):
-            Sampling(**settings_)
+    for core in (0.0, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="core_temperature"):
+            Sampling(core_temperature=core)
     for top_p in (0.0, 1.1):
         with pytest.raises(UsageError, match="top_p"):
             Sampling(top_p=top_p)

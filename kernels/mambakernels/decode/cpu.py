@@ -136,7 +136,7 @@ def _advance(model, levels, blocks, weights, wide_weights, eps, state, wide_stat
 @jit
 def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wide_states,
               positions, last, ended, memory, wide, uniforms, temperature, top_k, top_p, guidance,
-              square, fourth, symbols, log_probabilities):  # fmt: skip
+              exponent, symbols, log_probabilities):  # fmt: skip
     state, wide_state, place = states[row], wide_states[row], positions[row]
     symbol, count, end = last[row], model[SYMBOLS], model[END]
     told, guided = np.empty(count, np.float32), np.empty(count, np.float32)
@@ -161,7 +161,7 @@ def _generate(row, model, levels, blocks, weights, wide_weights, eps, states, wi
                 guided[k] = guidance * told[k] + (1.0 - guidance) * memory[scores + k]
         values = count - 1 if end >= 0 else count
         symbol = pick(guided, 0, allowed, uniforms[row, t], temperature, top_k, top_p, values,
-                      square, fourth)  # fmt: skip
+                      exponent)  # fmt: skip
         log_probabilities[row, t] = told[symbol] - log_sum(told, 0, count)
         symbols[row, t] = symbol
         ended[row] = symbol == end
@@ -197,16 +197,17 @@ def generate(
     top_k: int = 0,
     top_p: float = 1.0,
     guidance: float = 1.0,
-    costs: tuple[float, float] = (0.0, 0.0),
+    core_temperature: float = 1.0,
     factors: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Symbols (rows, n) and their log-probabilities (nats), one uniform (rows, n) for each.
 
     A row that has met its end goes on with end symbols of log-probability 0. With guidance g other
     than 1 there are two streams for each row of uniforms, those that were not told the condition
-    last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them. A symbol
-    d from the mean has its probability divided by 1 + costs[0] d^2 + costs[1] d^4, the end none;
-    `factors` (rows,) multiply the costs of each row.
+    last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them. Symbols
+    within two standard deviations of the mean, the end aside, have their probabilities raised to
+    1 / core_temperature and together keep theirs; `factors` (rows,) multiply the exponent's excess
+    above 1.
     """
     symbols = np.empty(uniforms.shape, np.int64)
     logs = np.empty(uniforms.shape, np.float32)
@@ -214,9 +215,9 @@ def generate(
 
     def part(row: int) -> None:
         memory, wide = _scratch(program)
-        square, fourth = (cost * float(scale[row]) for cost in costs)
+        exponent = 1.0 + (1.0 / core_temperature - 1.0) * float(scale[row])
         _generate(row, *program[:6], *streams, memory, wide, uniforms, temperature, top_k, top_p,
-                  guidance, square, fourth, symbols, logs)  # fmt: skip
+                  guidance, exponent, symbols, logs)  # fmt: skip
 
     run(part, len(uniforms))
     return symbols, logs

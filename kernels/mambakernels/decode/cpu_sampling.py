@@ -65,36 +65,40 @@ def _threshold(scores, first, count, temperature, top_k, top_p):
 
 
 @jit(inner=True)
-def _cost(k, mean, square, fourth):
-    away = (k - mean) * (k - mean)
-    return 1.0 + square * away + fourth * away * away
-
-
-@jit(inner=True)
-def _narrowing(scores, first, levels, highest, temperature, least, square, fourth):
-    """Mean of the first `levels` symbols, and what gives them back their sum after the costs."""
-    total, mean, less = 0.0, 0.0, 0.0
+def _core(scores, first, levels, highest, temperature, least, exponent):
+    """Mean of the first `levels` symbols, squared radius of their core, its highest score, and
+    what gives the core its sum back after the exponent."""
+    total, mean, variance = 0.0, 0.0, 0.0
     for k in range(levels):
         if scores[first + k] >= least:
             mass = math.exp((scores[first + k] - highest) / temperature)
             total += mass
             mean += mass * k
     if total == 0.0:  # all of it lies on the end event
-        return 0.0, 1.0
+        return 0.0, -1.0, 0.0, 0.0
     mean /= total
     for k in range(levels):
         if scores[first + k] >= least:
             mass = math.exp((scores[first + k] - highest) / temperature)
-            less += mass / _cost(k, mean, square, fourth)
-    return mean, total / less
+            variance += mass * (k - mean) * (k - mean)
+    radius = max(4.0 * variance / total, 0.25)
+    peak, before, after = -np.inf, 0.0, 0.0
+    for k in range(levels):
+        if scores[first + k] >= least and (k - mean) * (k - mean) <= radius:
+            before += math.exp((scores[first + k] - highest) / temperature)
+            peak = max(peak, scores[first + k])
+    for k in range(levels):
+        if scores[first + k] >= least and (k - mean) * (k - mean) <= radius:
+            after += math.exp((scores[first + k] - peak) / temperature * exponent)
+    return mean, radius, peak, 0.0 if after == 0.0 else before / after
 
 
 @jit(inner=True)
-def pick(scores, first, count, uniform, temperature, top_k, top_p, levels, square, fourth):
+def pick(scores, first, count, uniform, temperature, top_k, top_p, levels, exponent):
     """A symbol below `count`; the most likely one at temperature 0.
 
-    One below `levels` has its probability divided by 1 + square d^2 + fourth d^4, d being its
-    distance from the mean; the others keep theirs.
+    Those below `levels` that lie within two standard deviations of the mean have their
+    probabilities raised to `exponent`; together they keep theirs.
     """
     best = 0
     for k in range(count):
@@ -106,14 +110,12 @@ def pick(scores, first, count, uniform, temperature, top_k, top_p, levels, squar
     if 0 < top_k < count or top_p < 1.0:
         least = _threshold(scores, first, count, temperature, top_k, top_p)
     highest, total = scores[first + best], 0.0
-    mean, restored = 0.0, 1.0
+    mean, radius, peak, restored = 0.0, -1.0, 0.0, 0.0
     levels = min(levels, count)
-    if square > 0.0 or fourth > 0.0:
-        mean, restored = _narrowing(
-            scores, first, levels, highest, temperature, least, square, fourth
+    if exponent > 1.0:
+        mean, radius, peak, restored = _core(
+            scores, first, levels, highest, temperature, least, exponent
         )
-    else:
-        levels = 0
     for k in range(count):
         if scores[first + k] >= least:
             total += math.exp((scores[first + k] - highest) / temperature)
@@ -121,10 +123,10 @@ def pick(scores, first, count, uniform, temperature, top_k, top_p, levels, squar
     for k in range(count):
         if scores[first + k] >= least:
             chosen = k
-            mass = math.exp((scores[first + k] - highest) / temperature)
-            if k < levels:
-                mass *= restored / _cost(k, mean, square, fourth)
-            summed += mass
+            if k < levels and (k - mean) * (k - mean) <= radius:
+                summed += restored * math.exp((scores[first + k] - peak) / temperature * exponent)
+            else:
+                summed += math.exp((scores[first + k] - highest) / temperature)
             if summed > aim:
                 break
     return chosen

@@ -42,16 +42,22 @@ def main(argv: list[str], prog: str) -> int:
     """Generate; returns the exit code."""
     arguments = make_parser(prog).parse_args(argv)
     check(arguments)
-    from mambaaudio.generator import Generator
+    from mambaaudio.generator import Generator, drawn_speakers
     from mambaaudio.model_files import read_model_config
     from mambaaudio.ranking import by_likelihood, kept
 
     config = read_model_config(arguments.model)  # a wrong label costs no reading of weights
     labels = _names(arguments.label, config.labels, config.label_id)
-    speakers = _names(arguments.speaker, config.speakers, config.speaker_id)
+    seeds = range(arguments.seed, arguments.seed + arguments.count)
+    if arguments.speaker is None and arguments.prompt is None:
+        speakers = drawn_speakers(config, seeds)
+    elif arguments.speaker == "none" and "none" not in config.speakers:
+        speakers = [None]
+    else:
+        speakers = _names(arguments.speaker, config.speakers, config.speaker_id)
     clips = [
-        _Clip(i, arguments.seed + i, labels[i % len(labels)], speakers[i % len(speakers)])
-        for i in range(arguments.count)
+        _Clip(i, seed, labels[i % len(labels)], speakers[i % len(speakers)])
+        for i, seed in enumerate(seeds)
     ]
     for clip in clips:
         clip.path = _path(arguments.output, clip, arguments.count)
@@ -157,8 +163,7 @@ class _Run:
             top_k=given.top_k,
             top_p=given.top_p,
             guidance=given.guidance,
-            spread_penalty=given.spread_penalty,
-            jump_limit=given.jump_limit,
+            core_temperature=given.core_temperature,
             hold_level=given.hold_level,
             seed=clips[0].seed,
             prompt_start=given.prompt_start,

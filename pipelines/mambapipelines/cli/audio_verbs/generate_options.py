@@ -75,7 +75,12 @@ def make_parser(prog: str) -> Parser:
     group.add_argument(
         "--label", metavar="NAME", help="a label of the model's, or several with commas, in turn"
     )
-    group.add_argument("--speaker", metavar="NAME", help="likewise a speaker")
+    group.add_argument(
+        "--speaker",
+        metavar="NAME",
+        help="likewise a speaker; none: not said (default: drawn for each clip by its seed; with "
+        "--prompt not said)",
+    )
     group = parser.add_argument_group("how samples are drawn")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
     group.add_argument(
@@ -98,26 +103,20 @@ def make_parser(prog: str) -> Parser:
         "(default: 1)",
     )
     group.add_argument(
-        "--spread-penalty",
-        type=_not_below_zero,
-        default=0.0,
-        metavar="P",
-        help="divide the probability of a value by 1 + P d^2, d being its distance from the mean "
-        "in steps of the code: long sound swells less, e.g. 0.005 (default: 0)",
-    )
-    group.add_argument(
-        "--jump-limit",
-        type=_not_below_zero,
-        default=0.0,
-        metavar="D",
-        help="likewise by 1 + (d / D)^4: fewer clicks, e.g. 15 (default: 0, none)",
+        "--core-temperature",
+        type=_above_zero,
+        default=1.0,
+        metavar="T",
+        help="below 1 draws what is within two standard deviations of the expected value with "
+        "less noise, and what is rare as often: long sound keeps its notes instead of swelling, "
+        "e.g. 0.65 (default: 1)",
     )
     group.add_argument(
         "--hold-level",
         type=_not_below_zero,
         default=0.0,
         metavar="A",
-        help="make these two (level / prompt's level)^A times as strong, so that long sound stays "
+        help="make that (level / prompt's level)^A times as strong, so that long sound stays "
         "about as loud as the prompt, e.g. 1 (default: 0)",
     )
     group.add_argument(
