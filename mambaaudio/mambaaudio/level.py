@@ -1,9 +1,9 @@
-"""Holding the level of a continuation near that of its prompt.
+"""Keeping a continuation from dying down below the level of its prompt.
 
 A model hears what it draws: what is drawn a little too wide makes it expect more width, and sound
 swells; too narrow, and it dies down. A core temperature that never changes can only balance the
-two, so here it follows the level: steadier for a row that has become louder than its prompt, less
-so for one that has become quieter.
+two, so here it comes nearer to 1 for a row that has become quieter than its prompt. It goes no
+further for a louder one: what is drawn almost without noise repeats itself, a single held tone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from mambacore.errors import UsageError
 
 _SECONDS = 1.0
-_MOST = 16.0
+_LEAST = 1 / 16
 
 
 class LevelHold:
     """What each row's 1 / core_temperature - 1 is multiplied by: (level / prompt's level) ** a,
-    clipped to 1/16 to 16.
+    clipped to 1/16 to 1.
 
     The prompt's level is its RMS. level^2 is an exponential mean of the squared samples that were
     made, with a time constant of one second, and begins at the prompt's.
@@ -41,7 +41,7 @@ class LevelHold:
     [1.0, 1.0]
     >>> hold.update([np.full(1000, 0.2), np.full(1000, 0.001)])
     >>> hold.factors.round(3).tolist()
-    [2.0, 0.062]
+    [1.0, 0.062]
     """
 
     def __init__(
@@ -72,4 +72,4 @@ class LevelHold:
     def factors(self) -> NDArray[np.float64]:
         """(rows,) after all that was made so far."""
         louder = np.sqrt(self._power / self._reference)
-        return np.clip(louder**self._exponent, 1 / _MOST, _MOST)
+        return np.clip(louder**self._exponent, _LEAST, 1.0)

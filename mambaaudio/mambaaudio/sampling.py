@@ -36,9 +36,9 @@ class Sampling:
         scaled so that they together keep theirs: steady sound is drawn with less noise, which a
         model would hear and let ring, and what is rare (the attack of a note) as often as before.
         Above 0, at most 1, which changes nothing.
-    hold_level: the exponent's excess above 1 is f times as large in a row that is f^(1 /
-        hold_level) times as loud as its prompt, f from 1/16 to 16: what became loud is drawn
-        steadier, what became quiet less so; 0 to 4, 0 changes nothing. See `mambaaudio.level`.
+    hold_level: the exponent's excess above 1 is multiplied by (level / prompt's level) **
+        hold_level in a row that has become quieter than its prompt, which is drawn with more
+        noise, at least 1/16 of it; 0 to 4, 0 changes nothing. See `mambaaudio.level`.
 
     >>> Sampling(temperature=-1)
     Traceback (most recent call last):

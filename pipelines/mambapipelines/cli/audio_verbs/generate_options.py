@@ -116,8 +116,8 @@ def make_parser(prog: str) -> Parser:
         type=_not_below_zero,
         default=0.0,
         metavar="A",
-        help="make that (level / prompt's level)^A times as strong, so that long sound stays "
-        "about as loud as the prompt, e.g. 1 (default: 0)",
+        help="make that (level / prompt's level)^A times as strong where sound is quieter than "
+        "the prompt, so that it does not die down, e.g. 1 (default: 0)",
     )
     group.add_argument(
         "--reject-likeliest",
