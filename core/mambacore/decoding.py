@@ -288,7 +288,6 @@ class DecodingPlan:
         top_p: float | None = None,
         guidance: float = 1.0,
         core_temperature: float = 1.0,
-        factors: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Symbols (rows, n) and their log-probabilities in nats; see `mambakernels.decode.cpu`.
 
@@ -303,7 +302,6 @@ class DecodingPlan:
             top_p=1.0 if top_p is None else float(top_p),
             guidance=float(guidance),
             core_temperature=float(core_temperature),
-            factors=factors,
         )
 
     def score(self, streams: cpu.Streams, symbols: NDArray[np.int64]) -> NDArray[np.float32]:

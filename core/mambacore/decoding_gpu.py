@@ -60,6 +60,11 @@ class _MambaStage:
             self.conv[layer].copy_(state.conv)
             self.ssm[layer].copy_(state.ssm)
 
+    def keep(self, rows: Tensor) -> None:
+        """The state of row i becomes that of row `rows[i]`."""
+        self.conv.copy_(self.conv[:, rows])
+        self.ssm.copy_(self.ssm[:, rows])
+
     def step(self, x: Tensor, added: Tensor | None, out: Tensor) -> None:
         self._triton.stage(
             self.shape, x, added, out, self.weights, self.conv, self.ssm, self.scratch
@@ -92,6 +97,10 @@ class _S4DStage:
         """Take over the mixers' states, one a block; None leaves zeros."""
         for layer, state in enumerate(states or ()):
             self.ssm[layer].copy_(torch.view_as_real(state.ssm.resolve_conj()))
+
+    def keep(self, rows: Tensor) -> None:
+        """The state of row i becomes that of row `rows[i]`."""
+        self.ssm.copy_(self.ssm[:, rows])
 
     def step(self, x: Tensor, added: Tensor | None, out: Tensor) -> None:
         self._triton.stage(
@@ -167,6 +176,15 @@ class _LevelMemory:
             self.pending[:, : state.pending.shape[1]].copy_(state.pending)
             self.frame.copy_(state.frame)
 
+    def keep(self, rows: Tensor) -> None:
+        """The state of row i becomes that of row `rows[i]`."""
+        for stage in (self.up, self.down):
+            if stage is not None:
+                stage.keep(rows)
+        if not self.slowest:
+            self.pending.copy_(self.pending[rows])
+            self.frame.copy_(self.frame[rows])
+
 
 class DeviceDecoding:
     """Fused steps of ``head(norm(levels(embedding(symbol) + condition)))`` for fixed rows.
@@ -233,6 +251,14 @@ class DeviceDecoding:
         )  # fmt: skip
         # The slower levels' frames are heard from the next step on.
         self._slower(place)
+
+    @torch.no_grad()
+    def keep(self, rows: Tensor) -> None:
+        """Between two periods: row i takes over the state of row `rows[i]`, (rows,)."""
+        for memory in self.levels:
+            memory.keep(rows)
+        if self._condition is not None:
+            self._condition.copy_(self._condition[rows])
 
     def _level(self, number: int, x: Tensor, place: int) -> None:
         """One step of a level alone; `place` counts its own positions."""

@@ -2,7 +2,7 @@
 
     python mambaaudio/bench/continuations.py --audio DIR --work DIR --out DIR --model FOLDER \\
         [--prompt 4] [--seconds 60] [--takes 4] [--budget 400] [--device cuda] \\
-        [--core-temperature 0.65] [--hold-level 1]
+        [--core-temperature 0.65] [--candidates 8]
 
 All pieces and takes are one batch, row i with seed i. Figures (`mambaaudio.music`):
 second-by-second RMS over the prompt's (accepted .1 to 5), spectral flatness (below .02), onsets
@@ -137,7 +137,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--core-temperature", type=float, default=1.0)
-    parser.add_argument("--hold-level", type=float, default=0.0)
+    parser.add_argument("--candidates", type=int, default=1, help="of each half second")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     pieces = waves(corpus, arguments.split)
     # The first take of every piece first: seeds do not depend on the number of takes.
     rows = [(name, take) for take in range(arguments.takes) for name in pieces]
-    drawn = ("temperature", "top_p", "core_temperature", "hold_level")
+    drawn = ("temperature", "top_p", "core_temperature", "candidates")
     sampling = {name: getattr(arguments, name) for name in drawn}
     made: list[Wave] = []
     bits, findings = [], []

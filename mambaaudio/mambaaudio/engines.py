@@ -17,18 +17,15 @@ from torch import Tensor
 
 from mambaaudio.model import WaveformModel, WaveformState
 from mambaaudio.sampling import Sampling, Uniforms, pick
+from mambacore import state as states
 from mambacore.errors import UsageError
 
 ENGINES = ("auto", "compiled", "graph", "graph-modules", "torch")
 Drawn = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 
-class Engine(Protocol):
-    """Continues rows of symbols.
-
-    With guidance it is given two rows for each that it continues, those that are not told the
-    condition last.
-    """
+class Draws(Protocol):
+    """Continues rows of symbols."""
 
     def run(self, count: int) -> Drawn:
         """The next symbols (rows, count) and their log-probabilities in nats.
@@ -37,11 +34,18 @@ class Engine(Protocol):
         """
         ...
 
-    def narrow(self, factors: NDArray[np.float64]) -> None:
-        """Multiply 1 / core_temperature - 1 by these (rows,), from the next symbol on; 1 at first.
 
-        Before the first symbol, or where the slowest level begins a frame: engines may run ahead
-        to there. With guidance one for each row that is drawn.
+class Engine(Draws, Protocol):
+    """Steps a model.
+
+    With guidance it is given two rows for each that it continues, those that are not told the
+    condition last.
+    """
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Row i goes on from the state of row `rows[i]`, under the same conditions; (rows,).
+
+        Where the slowest level begins a frame: engines may run ahead to there.
         """
         ...
 
@@ -73,8 +77,6 @@ class TorchEngine:
         self.conditions = {"label": label, "speaker": speaker} if state is None else {}
         self.ended = torch.zeros_like(last[: len(last) // sampling.streams], dtype=torch.bool)
         self.position = 0 if state is None else state.backbone.pending.shape[1]
-        # In memory that stays put, so that captured graphs see what changes.
-        self.factors = torch.ones(len(self.ended), dtype=torch.float64, device=last.device)
 
     def step(self, uniform: Tensor) -> tuple[Tensor, Tensor]:
         """One symbol a row, (rows,), and its log-probability; `uniform` (rows,) float64."""
@@ -85,9 +87,7 @@ class TorchEngine:
         within = self.position % config.symbols_per_sample > 0
         self.position += 1
         allowed = config.end if within else None
-        symbols, logs = pick(
-            logits[:, 0], uniform, self.sampling, allowed, config.levels, self.factors
-        )
+        symbols, logs = pick(logits[:, 0], uniform, self.sampling, allowed, config.levels)
         if config.end is not None:
             symbols = symbols.masked_fill(self.ended, config.end)
             logs = logs.masked_fill(self.ended, 0.0)
@@ -95,9 +95,11 @@ class TorchEngine:
         self.last = symbols.expand(self.sampling.streams, -1).flatten()
         return symbols, logs
 
-    def narrow(self, factors: NDArray[np.float64]) -> None:
+    def keep(self, rows: NDArray[np.int64]) -> None:
         """See `Engine`."""
-        self.factors.copy_(torch.from_numpy(factors))
+        each = torch.from_numpy(self.sampling.stepped(rows)).to(self.last.device)
+        self.state, self.last = states.select(self.state, each), self.last[each]
+        self.ended = self.ended[each[: len(rows)]]
 
     @torch.no_grad()
     def run(self, count: int) -> Drawn:
@@ -141,11 +143,12 @@ class CompiledEngine:
             self._streams = self._plan.start(len(last), last, condition)
         else:
             self._streams = self._plan.resume(state.backbone, last, condition)
-        self._factors: NDArray[np.float64] | None = None
 
-    def narrow(self, factors: NDArray[np.float64]) -> None:
+    def keep(self, rows: NDArray[np.int64]) -> None:
         """See `Engine`."""
-        self._factors = factors.copy()
+        each = self._sampling.stepped(rows)
+        for values in self._streams:
+            values[:] = values[each]
 
     def run(self, count: int) -> Drawn:
         """See `Engine`."""
@@ -158,7 +161,6 @@ class CompiledEngine:
             top_p=chosen.top_p,
             guidance=chosen.guidance,
             core_temperature=chosen.core_temperature,
-            factors=self._factors,
         )
 
 

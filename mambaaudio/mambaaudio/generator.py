@@ -14,21 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mambaaudio.codes import code
-from mambaaudio.engines import Drawn, choose, place_in_period
+from mambaaudio.engines import Draws, choose, place_in_period
 from mambaaudio.guard import Finding, Guard
-from mambaaudio.level import LevelHold
 from mambaaudio.model import WaveformModel, WaveformState
 from mambaaudio.model_config import WaveformConfig
 from mambaaudio.prompts import Notice, Prompt, Source, load_prompt, side_by_side
 from mambaaudio.ranking import bits_per_sample
 from mambaaudio.sampling import Sampling, Uniforms
+from mambaaudio.selection import SECONDS, LevelChoice, SelectingEngine
 from mambaaudio.waveform import Channel
 from mambacore import state as states
 from mambacore.errors import DataError, UsageError
 
 BLOCK = 4096
 _PRIMING = 1 << 14
-_LEAST_INTERVAL = 1024
 Names = str | Sequence[str | None] | None
 ANY = "*"
 
@@ -89,6 +88,7 @@ class Session:
         prompt: Prompt | None,
         conditions: tuple[Tensor, Tensor],
         engine: str,
+        candidates: int,
     ) -> None:
         self.config, self.seeds = model.config, list(seeds)
         self.rate = self.config.rate
@@ -97,12 +97,12 @@ class Session:
         self.ended = np.zeros(len(self.seeds), np.bool_)
         rows = len(self.seeds)
         levels: Any = [None] * rows
-        self._hold: LevelHold | None = None
+        choice: LevelChoice | None = None
         if prompt is not None:
             heard = prompt.waveform.reshape(len(prompt.codes), -1)
             levels = np.broadcast_to(np.std(heard, axis=1), rows).tolist()
-            if sampling.hold_level:
-                self._hold = LevelHold(sampling.hold_level, heard, rows, self.rate)
+            if candidates > 1:
+                choice = LevelChoice(heard, rows, candidates)
         self.guards = [Guard(self.rate, level) for level in levels]
         self.findings: list[list[Finding]] = [[] for _ in self.seeds]
         self._made = 0
@@ -118,14 +118,20 @@ class Session:
             codes = prompt.codes.to(model.device)
             state = _prime(model, codes, label, speaker)
             last = codes[:, -1].repeat(len(last) // len(codes))
-        # Factors change where the slowest level begins a frame: engines may run ahead to there.
-        period = self.config.backbone.total_pool
-        self._interval = -(-_LEAST_INTERVAL // period) * period
-        self._until = -place_in_period(state) % period or self._interval
-        self._unheard: list[NDArray[np.int64]] = []
-        self._engine = choose(model, engine)(
-            model, state, last, Uniforms(self.seeds), sampling, label=label, speaker=speaker
+        if choice is not None:
+            each = torch.arange(len(last), device=last.device).repeat_interleave(candidates)
+            state, last = states.select(state, each), last[each]
+            label, speaker = label[each], speaker[each]
+        uniforms = Uniforms(self.seeds, candidates)
+        self._engine: Draws = choose(model, engine)(
+            model, state, last, uniforms, sampling, label=label, speaker=speaker
         )
+        if choice is not None:
+            period = self.config.backbone.total_pool
+            symbols = SECONDS * self.rate * self._code.symbols_per_sample
+            interval = max(1, round(symbols / period)) * period
+            first = interval - place_in_period(state)
+            self._engine = SelectingEngine(self._engine, choice, self._decoded, first, interval)
 
     def blocks(self, seconds: float, block: int = BLOCK) -> Iterator[Block]:
         """Yield the next `seconds` in blocks of at most `block` samples; less if all rows end.
@@ -141,7 +147,7 @@ class Session:
 
     def _block(self, count: int) -> Block:
         parts = self._code.symbols_per_sample
-        symbols, logs = self._run(count * parts)
+        symbols, logs = self._engine.run(count * parts)
         if not np.isfinite(logs).all():
             where = self._made + int(np.argwhere(~np.isfinite(logs))[0, 1]) // parts
             raise DataError(
@@ -156,28 +162,6 @@ class Session:
             self.findings[row] += self.guards[row].update(wave)
         self._made += count
         return Block(tuple(waveforms), tuple(samples_logs), self.ended.copy())
-
-    def _run(self, count: int) -> Drawn:
-        """The engine's next symbols; the core temperature follows the level, if it shall."""
-        if self._hold is None:
-            return self._engine.run(count)
-        made: list[Drawn] = []
-        while count:
-            here = min(count, self._until)
-            made.append(self._engine.run(here))
-            self._unheard.append(made[-1][0])
-            count, self._until = count - here, self._until - here
-            if not self._until:
-                self._renew(self._hold)
-        symbols, logs = zip(*made, strict=True)
-        return np.concatenate(symbols, 1), np.concatenate(logs, 1)
-
-    def _renew(self, hold: LevelHold) -> None:
-        # All of the interval at once: whatever the blocks, it is the same to the last bit.
-        hold.update(self._decoded(np.concatenate(self._unheard, 1)))
-        self._unheard.clear()
-        self._engine.narrow(hold.factors)
-        self._until = self._interval
 
     def _decoded(self, symbols: NDArray[np.int64]) -> list[NDArray[np.float32]]:
         """Samples of each row, gain undone, up to its end event."""
@@ -240,7 +224,7 @@ class Generator:
         top_p: float | None = None,
         guidance: float = 1.0,
         core_temperature: float = 1.0,
-        hold_level: float = 0.0,
+        candidates: int = 1,
         seed: int = 0,
         prompt_rate: int | None = None,
         prompt_start: float = 0.0,
@@ -257,10 +241,13 @@ class Generator:
                 not said. The speaker "*", the default, is drawn by each row's seed
                 (`drawn_speakers`); after a prompt it is not said.
             batch: rows. Row i has seed `seed` + i and is the same in a batch of any size.
-            temperature, top_k, top_p, core_temperature, hold_level: see `Sampling`; the last two
-                are for codes of one symbol a sample, the last for rows with a prompt.
+            temperature, top_k, top_p, core_temperature: see `Sampling`; the last is for codes of
+                one symbol a sample.
             guidance: above 1 follows the label more closely (the speaker in rows that are told no
                 label); see `Sampling`. The likelihoods stay those of the model itself.
+            candidates: of each half second that are drawn side by side; what goes on is chosen
+                among them (`mambaaudio.selection`). Rows that have a prompt only; as many times
+                the work, which on a GPU costs little time where rows are few.
             seed: the same seed gives the same samples on the same machine, bit for bit.
             prompt_rate: of given samples; the model's by default.
             prompt_start, prompt_seconds: the stretch of the prompt that is heard.
@@ -273,7 +260,7 @@ class Generator:
         """
         if batch < 1:
             raise UsageError(f"batch is {batch}; give at least 1")
-        sampling = Sampling(temperature, top_k, top_p, guidance, core_temperature, hold_level)
+        sampling = Sampling(temperature, top_k, top_p, guidance, core_temperature)
         if core_temperature != 1 and self.config.symbols_per_sample > 1:
             raise UsageError(
                 f"core_temperature needs one symbol a sample; this model's code is "
@@ -294,9 +281,12 @@ class Generator:
                 f"guidance {guidance:g} asks to follow a label or a speaker; tell one, or leave "
                 "guidance at 1"
             )
-        if hold_level and prompt is None:
+        if candidates < 1:
+            raise UsageError(f"candidates is {candidates}; give at least 1")
+        if candidates > 1 and prompt is None:
             raise UsageError(
-                "hold_level needs a prompt, whose level is held; give one, or leave it at 0"
+                f"{candidates} candidates need a prompt, whose level is kept; give one, or leave "
+                "candidates at 1"
             )
         several = isinstance(prompt, list | tuple)
         given: list[Any] = list(prompt) if several else [] if prompt is None else [prompt]
@@ -315,7 +305,7 @@ class Generator:
             for source in given
         ]
         heard = side_by_side(prompts) if several else prompts[0] if prompts else None
-        return Session(self.model, seeds, sampling, heard, conditions, self.engine)
+        return Session(self.model, seeds, sampling, heard, conditions, self.engine, candidates)
 
     def generate(
         self, seconds: float, prompt: Source | Sequence[Source] | None = None, **options: Any

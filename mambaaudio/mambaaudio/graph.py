@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mambaaudio.engines import Drawn, TorchEngine, place_in_period
@@ -58,6 +59,15 @@ class GraphEngine(TorchEngine):
         self._surplus = [rest] if rest[0].shape[1] else []
         return symbols[:, :count], logs[:, :count]
 
+    @torch.no_grad()
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """See `Engine`."""
+        if self._memory is None:
+            super().keep(rows)
+            return
+        each = torch.from_numpy(self.sampling.stepped(rows)).to(self.last.device)
+        self._memory.keep(each)
+
     def _by_steps(self) -> Drawn:
         count, first = self._period - self._place, self._place
         self._place = 0
@@ -93,7 +103,6 @@ class _FusedPeriod:
 
     def __init__(self, engine: TorchEngine) -> None:
         model, self._sampling = engine.model, engine.sampling
-        self._factors = engine.factors
         self._config, rows = model.config, len(engine.last)
         state = engine.state
         conditions = engine.conditions if state is None else state._asdict()
@@ -122,6 +131,12 @@ class _FusedPeriod:
         self.logs = torch.zeros(drawn, self._period, device=device)
         self._scores = torch.zeros(rows, self._config.vocabulary, device=device)
 
+    def keep(self, rows: Tensor) -> None:
+        """Row i becomes row `rows[i]`, of all rows that are stepped."""
+        self._last.copy_(self._last[rows])
+        self._ended.copy_(self._ended[rows[: len(self._ended)]])
+        self._steps.keep(rows)
+
     def steps(self, first: int) -> None:
         """The period's steps from place `first` on."""
         for place in range(first, self._period):
@@ -149,7 +164,7 @@ class _FusedPeriod:
             return
         self._steps.step(self._last, place, scores=self._scores)
         uniform = self.uniform[:, place]
-        symbols, logs = pick(self._scores, uniform, sampling, allowed, config.levels, self._factors)
+        symbols, logs = pick(self._scores, uniform, sampling, allowed, config.levels)
         if config.end is not None:
             over = self._ended != 0
             symbols, logs = symbols.masked_fill(over, config.end), logs.masked_fill(over, 0.0)
@@ -181,6 +196,11 @@ class _ModulePeriod:
             len(engine.ended), self._period, dtype=torch.float64, device=engine.last.device
         )
         self.symbols = self.logs = torch.empty(0)
+
+    def keep(self, rows: Tensor) -> None:
+        """Row i becomes row `rows[i]`, of all rows that are stepped."""
+        for tensor in self._home:
+            tensor.copy_(tensor[rows[: len(tensor)]])
 
     def capture(self) -> torch.cuda.CUDAGraph:
         """Record one period, after a few that compile and allocate and are undone."""

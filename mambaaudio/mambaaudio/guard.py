@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _FRAME = 2048
+BINS = _FRAME // 2 + 1
 # Real piano stays below a flatness of .003 and white noise is at .56; hiss in speech passes .1.
 _FLAT = 0.3
 _SILENT = 10 ** (-66 / 20)
@@ -64,6 +65,12 @@ def spectra(samples: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.square(np.abs(np.fft.rfft(frames * np.hanning(_FRAME))))
 
 
+def likeness(power: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Cosine of two mean spectra (1,025,): 1 where they differ in level alone; 0 beside silence."""
+    size = float(np.linalg.norm(power) * np.linalg.norm(other))
+    return float(power @ other) / size if size else 0.0
+
+
 def flatness(power: NDArray[np.float64]) -> float:
     """Geometric over arithmetic mean of power spectra, without DC, averaged; 0 for silence."""
     power = power[:, 1:]
@@ -108,19 +115,19 @@ class Guard:
         # Not the mean square: a constant offset is silence too.
         rms, frames = float(np.std(samples, dtype=np.float64)), spectra(samples)
         power = frames.mean(0)
-        likeness, change = 0.0, math.inf
+        alike, change = 0.0, math.inf
         if self._before is not None and rms > 0 and self._before[1] > 0:
             other = self._before[0]
-            likeness = float(power @ other / (np.linalg.norm(power) * np.linalg.norm(other)))
+            alike = likeness(power, other)
             change = abs(20 * math.log10(rms / self._before[1]))
         self._before = power, rms
-        measured = Second(rms, flatness(frames), likeness)
+        measured = Second(rms, flatness(frames), alike)
         silent = rms < (_SILENT if self._reference is None else self._reference * 0.01)
         wrong = {
             "silence": silent,
             "noise": measured.flatness > _FLAT and not silent,
             "loud": rms > (_FULL if self._reference is None else self._reference * 5),
-            "drone": likeness > _ALIKE and change < _STEADY_DB and not silent,
+            "drone": alike > _ALIKE and change < _STEADY_DB and not silent,
         }
         self._seconds += 1
         found = []

@@ -36,9 +36,6 @@ class Sampling:
         scaled so that they together keep theirs: steady sound is drawn with less noise, which a
         model would hear and let ring, and what is rare (the attack of a note) as often as before.
         Above 0, at most 1, which changes nothing.
-    hold_level: the exponent's excess above 1 is multiplied by (level / prompt's level) **
-        hold_level in a row that has become quieter than its prompt, which is drawn with more
-        noise, at least 1/16 of it; 0 to 4, 0 changes nothing. See `mambaaudio.level`.
 
     >>> Sampling(temperature=-1)
     Traceback (most recent call last):
@@ -51,7 +48,6 @@ class Sampling:
     top_p: float | None = None
     guidance: float = 1.0
     core_temperature: float = 1.0
-    hold_level: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
@@ -66,32 +62,35 @@ class Sampling:
             raise UsageError(
                 f"core_temperature must be above 0 and at most 1, not {self.core_temperature}"
             )
-        if not 0 <= self.hold_level <= 4:
-            raise UsageError(f"hold_level must be 0 to 4, not {self.hold_level}")
-        if self.hold_level and self.core_temperature == 1:
-            raise UsageError(
-                "hold_level makes core_temperature follow the level; give one below 1, or leave "
-                "hold_level at 0"
-            )
 
     @property
     def streams(self) -> int:
         """Rows that the model steps for each that is drawn: with guidance an untold one, too."""
         return 1 if self.guidance == 1 else 2
 
+    def stepped(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Numbers of the rows that the model steps for these (all that are drawn, in any order)."""
+        return np.concatenate([rows + stream * len(rows) for stream in range(self.streams)])
+
 
 class Uniforms:
-    """One endless stream of numbers in [0, 1) for every seed.
+    """One endless stream of numbers in [0, 1) for every seed, or one for each of its candidates.
+
+    Streams of one seed are neighbours; its first is the same however many there are.
 
     >>> two, one = Uniforms([3, 4]).draw(5), Uniforms([4])
     >>> bool((two[1, 2:] == one.draw(2 + 3)[0, 2:]).all())
     True
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    def __init__(self, seeds: Sequence[int], candidates: int = 1) -> None:
         if any(seed < 0 for seed in seeds):
             raise UsageError(f"seeds must be 0 or more, not {min(seeds)}")
-        self._streams = [np.random.Generator(np.random.Philox(seed)) for seed in seeds]
+        self._streams = [
+            np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+            for seed in seeds
+            for key in ((), *((number,) for number in range(1, candidates)))
+        ]
 
     def draw(self, count: int) -> NDArray[np.float64]:
         """The next `count` numbers of every row, (rows, count)."""
@@ -104,7 +103,6 @@ def pick(
     sampling: Sampling,
     allowed: int | None = None,
     levels: int | None = None,
-    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """One symbol a row, and its log-probability under the model; no host synchronisation.
 
@@ -114,7 +112,6 @@ def pick(
         sampling: how to choose.
         allowed: only symbols below it may be chosen; all by default.
         levels: symbols below it are values of the code, which have distances; all by default.
-        factors: (B,) float64, see `Engine.narrow`; 1 by default.
 
     Returns:
         symbols (B,) int64, and their natural log-probabilities (B,) float32, those of the told
@@ -126,7 +123,7 @@ def pick(
         told, untold = scores.chunk(2)
         scores = sampling.guidance * told + (1 - sampling.guidance) * untold
     logs = logits.float().log_softmax(-1)
-    symbols = _choose(scores, uniform, sampling, levels, factors)
+    symbols = _choose(scores, uniform, sampling, levels)
     return symbols, logs.gather(1, symbols[:, None])[:, 0]
 
 
@@ -135,7 +132,6 @@ def _choose(
     uniform: Tensor,
     sampling: Sampling,
     levels: int | None,
-    factors: Tensor | None,
 ) -> Tensor:
     if sampling.temperature == 0:
         return scores.argmax(-1)
@@ -153,15 +149,14 @@ def _choose(
         mass = torch.where(mass >= least, mass, 0.0)
     if sampling.core_temperature < 1:
         levels = count if levels is None else levels
-        excess = 1 / sampling.core_temperature - 1
-        exponent = 1 + excess * (torch.ones_like(uniform) if factors is None else factors)
-        mass = torch.cat([_steadier(mass[:, :levels], exponent[:, None]), mass[:, levels:]], 1)
+        steadier = _steadier(mass[:, :levels], 1 / sampling.core_temperature)
+        mass = torch.cat([steadier, mass[:, levels:]], 1)
     summed = mass.cumsum(-1)
     aim = uniform[:, None] * summed[:, -1:]
     return (summed <= aim).sum(-1).clamp(max=count - 1)
 
 
-def _steadier(mass: Tensor, exponent: Tensor) -> Tensor:
+def _steadier(mass: Tensor, exponent: float) -> Tensor:
     """Raised to the exponent within two standard deviations of the mean; all sums stay."""
     values = torch.arange(mass.shape[-1], dtype=mass.dtype, device=mass.device)
     # All of it may lie on the end event.

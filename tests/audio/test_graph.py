@@ -7,7 +7,7 @@ import pytest
 import torch
 from op_cases import DEVICE, INTERPRETED, TRITON, run_interpreted
 
-from mambaaudio import Generator, WaveformConfig, WaveformModel, level
+from mambaaudio import Generator, WaveformConfig, WaveformModel
 from mambaaudio import generator as generation
 from mambaaudio.engines import TorchEngine
 from mambaaudio.graph import GraphEngine, _FusedPeriod
@@ -15,7 +15,7 @@ from mambacore.multiscale import MultiScaleConfig
 
 pytest.importorskip("triton")
 
-HELD = {"core_temperature": 0.8, "hold_level": 4.0}
+STEADY = {"core_temperature": 0.8}
 
 
 @pytest.mark.skipif(INTERPRETED, reason="it starts the interpreted ones")
@@ -37,9 +37,7 @@ def test_fused_periods_draw_what_steps_draw(
     if INTERPRETED:
         monkeypatch.setattr(_FusedPeriod, "capture", lambda memory: _Again(memory))
         monkeypatch.setattr(generation, "choose", lambda model, engine: GraphEngine)
-    # Factors that change within a few samples.
-    monkeypatch.setattr(generation, "_LEAST_INTERVAL", 4)
-    monkeypatch.setattr(level, "_SECONDS", 0.001)
+    monkeypatch.setattr(generation, "SECONDS", 0.0005)  # choices every four samples
     torch.manual_seed(2)
     backbone = MultiScaleConfig(
         d_model=12, pools=(2, 2), n_layer=1, expand=1.5, mixers=("mamba", "s4d", "mamba")
@@ -51,8 +49,8 @@ def test_fused_periods_draw_what_steps_draw(
         ("mulaw8", {"top_k": 50}),
         ("mulaw8", {"core_temperature": 0.5}),
         ("mulaw8", {"guidance": 2.0, "prompt": sound}),
-        ("mulaw8", {**HELD, "prompt": loud}),
-        ("mulaw8", {**HELD, "prompt": [loud, sound], "guidance": 2.0}),
+        ("mulaw8", {"candidates": 3, "prompt": sound}),
+        ("mulaw8", {**STEADY, "candidates": 2, "prompt": [loud, sound], "guidance": 2.0}),
         ("pcm16", {"guidance": 2.0}),
     ):
         config = WaveformConfig(8000, code=kind, backbone=backbone, labels=("a",), end_event=True)
@@ -72,31 +70,31 @@ def test_fused_periods_draw_what_steps_draw(
                 assert np.array_equal(one.waveforms[row], other.waveforms[row]), options
             assert np.array_equal(one.ended, other.ended)
         assert np.allclose(fused.log_likelihood, steps.log_likelihood, rtol=1e-4)
-        assert ("hold_level" in options) == bool((fused._engine.factors < 0.5).any())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("engine", ["graph", "graph-modules"])
 @pytest.mark.parametrize("heard", [296, 301])
-def test_captured_periods_hold_the_level_as_steps_do(
+def test_captured_periods_go_on_as_the_chosen_do(
     engine: str, heard: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts of whole periods of 8 and of others; renewals before and after the capture."""
-    monkeypatch.setattr(generation, "_LEAST_INTERVAL", 20)
-    monkeypatch.setattr(level, "_SECONDS", 0.001)
+    """Prompts of whole periods of 8 and of others; choices before and after the capture."""
+    monkeypatch.setattr(generation, "SECONDS", 0.003)
     torch.manual_seed(2)
     backbone = MultiScaleConfig(
         d_model=12, pools=(4, 2), n_layer=1, mixers=("mamba", "s4d", "mamba")
     )
     model = WaveformModel(WaveformConfig(8000, backbone=backbone, labels=("a",))).eval().cuda()
-    sound = np.where(np.arange(heard) % 2, -0.98, 0.98).astype(np.float32)
+    sound = (0.3 * np.sin(np.arange(heard))).astype(np.float32)
     options = {"label": ["a", None], "batch": 2, "seed": 4, "prompt": [sound, 0.9 * sound]}
     for guidance in (1.0, 2.0):
         steps, plain = (
-            Generator(model, engine=kind).generate(0.04, guidance=guidance, **options, **drawn)
-            for kind, drawn in (("torch", HELD), (engine, HELD | {"hold_level": 0.0}))
+            Generator(model, engine=kind).generate(
+                0.04, guidance=guidance, candidates=candidates, **options
+            )
+            for kind, candidates in (("torch", 3), (engine, 1))
         )
-        session = Generator(model, engine=engine).begin(guidance=guidance, **options, **HELD)
+        session = Generator(model, engine=engine).begin(guidance=guidance, candidates=3, **options)
         pieces = list(session.blocks(0.04, block=37))
         for row, samples in enumerate(steps.waveforms):
             made = np.concatenate([piece.waveforms[row] for piece in pieces])

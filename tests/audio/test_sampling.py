@@ -49,7 +49,6 @@ def test_truncation_keeps_exactly_the_likeliest() -> None:
     top_k=st.sampled_from([None, 1, 5, 300]),
     top_p=st.sampled_from([None, 0.2, 0.9, 1.0]),
     core=st.sampled_from([1.0, 0.8, 0.5, 0.1]),
-    factor=st.sampled_from([1 / 16, 1.0, 16.0]),
     levels=st.sampled_from([257, 256]),
     around=st.sampled_from([None, 0, 120, 256]),
 )
@@ -59,7 +58,6 @@ def test_the_compiled_draw_is_the_same(
     top_k: int | None,
     top_p: float | None,
     core: float,
-    factor: float,
     levels: int,
     around: int | None,
 ) -> None:
@@ -83,12 +81,10 @@ def test_the_compiled_draw_is_the_same(
     scores[random.integers(0, 257, 3)] = scores[0]  # ties
     uniform = random.random()
     sampling = Sampling(temperature, top_k, top_p, core_temperature=core)
-    aim, factors = torch.tensor([[uniform], [factor]], dtype=torch.float64)
-    expected, _ = pick(
-        torch.from_numpy(scores)[None], aim, sampling, levels=levels, factors=factors
-    )
-    top_p, exponent = 1.0 if top_p is None else top_p, 1 + (1 / core - 1) * factor
-    got = _compiled(scores, 257, uniform, temperature, top_k or 0, top_p, levels, exponent)
+    aim = torch.tensor([uniform], dtype=torch.float64)
+    expected, _ = pick(torch.from_numpy(scores)[None], aim, sampling, levels=levels)
+    top_p = 1.0 if top_p is None else top_p
+    got = _compiled(scores, 257, uniform, temperature, top_k or 0, top_p, levels, 1 / core)
     assert got == int(expected)
 
 
@@ -111,10 +107,6 @@ def test_the_core_is_sharper_and_everything_else_as_often() -> None:
     expected[:8] = p[:8] ** 2 / (p[:8] ** 2).sum() * p[:8].sum()
     drawn = symbols.bincount(minlength=10) / count
     assert torch.allclose(drawn.double(), expected, atol=2e-5)
-    # A row's factor multiplies the exponent's excess above 1.
-    factors, mild = torch.full((count,), 4.0, dtype=torch.float64), Sampling(core_temperature=0.8)
-    again, _ = pick(scores, uniform, mild, levels=levels, factors=factors)
-    assert torch.equal(again.bincount(minlength=10), symbols.bincount(minlength=10))
     # Log-probabilities stay the model's.
     assert torch.allclose(logs.double(), p.log()[symbols], atol=1e-6)
 

@@ -143,16 +143,19 @@ def test_steadier_sound(model, tmp_path, capsys) -> None:
     assert sizes[1] < sizes[0]
 
 
-def test_the_prompts_level_is_held(model, tmp_path, capsys) -> None:
+def test_candidates_stay_nearer_to_the_prompts_level(model, tmp_path, capsys) -> None:
     tone = 0.9 * np.sin(2 * np.pi * 440 * np.arange(800) / 8000)
     soundfile.write(tmp_path / "p.wav", tone, 8000)
-    common = ("--model", model, "--seconds", 1, "--prompt", tmp_path / "p.wav", "--no-prompt")
+    common = ("--model", model, "--seconds", 2, "--prompt", tmp_path / "p.wav", "--no-prompt")
     levels = []
-    for hold in (0, 2):
-        path = tmp_path / f"{hold}.wav"
-        drawn = ("--core-temperature", 0.4, "--hold-level", hold, "-o", path)
-        assert _run(capsys, *common, *drawn)[0] == 0
-        levels.append(soundfile.read(path)[0].std())
+    for candidates in (1, 8):
+        drawn = ("-n", 2, "--candidates", candidates, "--top-p", 0.99, "--core-temperature", 0.9)
+        path = tmp_path / f"{candidates}_{{index}}.wav"
+        assert _run(capsys, *common, *drawn, "-o", path)[0] == 0
+        levels.append(soundfile.read(tmp_path / f"{candidates}_0.wav")[0].std())
+        for row in _table(tmp_path / "manifest.tsv"):
+            assert (row["candidates"], row["top_p"], row["top_k"]) == (str(candidates), "0.99", "")
+            assert row["core_temperature"] == "0.9"
     assert levels[0] < levels[1] < tone.std()
 
 
@@ -191,10 +194,8 @@ def test_what_is_wrong_is_said_and_leaves_no_file(model, tmp_path, capsys) -> No
         (2, "top_p", ("--top-p", 2, *out)),
         (2, "--label or --speaker", ("--guidance", 2, *out)),
         (2, "core_temperature", ("--core-temperature", 2, *out)),
-        (2, "hold-level needs --prompt", ("--hold-level", 1, "--core-temperature", 0.5, *out)),
-        (2, "give one below 1", ("--hold-level", 1, *silent, *out)),
-        (2, "hold_level must be", ("--hold-level", 5, "--core-temperature", 0.5, *silent, *out)),
-        (2, "digital silence", ("--hold-level", 1, "--core-temperature", 0.5, *silent, *out)),
+        (2, "candidates 2 needs --prompt", ("--candidates", 2, *out)),
+        (2, "digital silence", ("--candidates", 2, *silent, *out)),
         (2, "choose mix, left, right", ("--channel", "each", "--prompt", "x.wav", *out)),
         (2, "needs --prompt", ("--no-prompt", *out)),
         (2, "suffix", ("-o", tmp_path / "o.mp4")),

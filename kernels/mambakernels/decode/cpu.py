@@ -198,7 +198,6 @@ def generate(
     top_p: float = 1.0,
     guidance: float = 1.0,
     core_temperature: float = 1.0,
-    factors: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Symbols (rows, n) and their log-probabilities (nats), one uniform (rows, n) for each.
 
@@ -206,18 +205,15 @@ def generate(
     than 1 there are two streams for each row of uniforms, those that were not told the condition
     last, and symbols are picked by scores g s + (1 - g) s' of the two; both are fed them. Symbols
     within two standard deviations of the mean, the end aside, have their probabilities raised to
-    1 / core_temperature and together keep theirs; `factors` (rows,) multiply the exponent's excess
-    above 1.
+    1 / core_temperature and together keep theirs.
     """
     symbols = np.empty(uniforms.shape, np.int64)
     logs = np.empty(uniforms.shape, np.float32)
-    scale = np.ones(len(uniforms)) if factors is None else factors
 
     def part(row: int) -> None:
         memory, wide = _scratch(program)
-        exponent = 1.0 + (1.0 / core_temperature - 1.0) * float(scale[row])
         _generate(row, *program[:6], *streams, memory, wide, uniforms, temperature, top_k, top_p,
-                  guidance, exponent, symbols, logs)  # fmt: skip
+                  guidance, 1.0 / core_temperature, symbols, logs)  # fmt: skip
 
     run(part, len(uniforms))
     return symbols, logs

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mambaaudio.generator import Generator, Session
 
 _PLOTTED = 60  # seconds; more cannot be told apart in a picture
+_DRAWN = ("temperature", "top_k", "top_p", "core_temperature", "guidance", "candidates")
 _COLUMNS = (
     "file",
     "seed",
@@ -30,8 +31,7 @@ _COLUMNS = (
     "seconds",
     "log_likelihood",
     "bits_per_sample",
-    "temperature",
-    "guidance",
+    *_DRAWN,
     "ended",
     "rank",
     "kept",
@@ -72,7 +72,8 @@ def main(argv: list[str], prog: str) -> int:
 
     device = device_of(arguments)
     generator = Generator.from_pretrained(arguments.model, device=device, engine=arguments.engine)
-    size = arguments.batch_size or (256 if device.type == "cuda" else 64)
+    rows = arguments.batch_size or (256 if device.type == "cuda" else 64)
+    size = max(1, rows // arguments.candidates)
     run = _Run(prog, arguments, generator, make_progress())
     try:
         for first in range(0, len(clips), size):
@@ -94,7 +95,7 @@ def main(argv: list[str], prog: str) -> int:
         with atomic_write(Path(clips[0].path).parent / "manifest.tsv", "w") as file:
             print(*_COLUMNS, sep="\t", file=file)
             for clip in clips:
-                print(*clip.cells(arguments.temperature, arguments.guidance), sep="\t", file=file)
+                print(*clip.cells(arguments), sep="\t", file=file)
     return 0
 
 
@@ -115,12 +116,13 @@ class _Clip:
     kept: bool = True
     pieces: list[Any] = field(default_factory=list)
 
-    def cells(self, temperature: float, guidance: float) -> list[str]:
+    def cells(self, arguments: argparse.Namespace) -> list[str]:
         """The clip's line of the manifest."""
         name = Path(self.path).name
         known = [name, self.seed, self.label or "", self.speaker or "", f"{self.seconds:.4f}"]
         figures = [f"{self.log_likelihood:.3f}", f"{self.bits:.4f}"]
-        figures += [f"{temperature:g}", f"{guidance:g}"]
+        settings = [getattr(arguments, name) for name in _DRAWN]
+        figures += ["" if value is None else f"{value:g}" for value in settings]
         flags = ["yes" if self.ended else "no", self.rank, "yes" if self.kept else "no"]
         return [str(cell) for cell in (*known, *figures, *flags)]
 
@@ -164,7 +166,7 @@ class _Run:
             top_p=given.top_p,
             guidance=given.guidance,
             core_temperature=given.core_temperature,
-            hold_level=given.hold_level,
+            candidates=given.candidates,
             seed=clips[0].seed,
             prompt_start=given.prompt_start,
             prompt_seconds=given.prompt_seconds,

@@ -112,12 +112,12 @@ def make_parser(prog: str) -> Parser:
         "e.g. 0.65 (default: 1)",
     )
     group.add_argument(
-        "--hold-level",
-        type=_not_below_zero,
-        default=0.0,
-        metavar="A",
-        help="make that (level / prompt's level)^A times as strong where sound is quieter than "
-        "the prompt, so that it does not die down, e.g. 1 (default: 0)",
+        "--candidates",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="draw each half second after a prompt N times side by side and go on as what is no "
+        "drone and nearest to the prompt's level, e.g. 8 (default: 1)",
     )
     group.add_argument(
         "--reject-likeliest",
@@ -151,7 +151,7 @@ def make_parser(prog: str) -> Parser:
         "--batch-size",
         type=positive,
         metavar="N",
-        help="clips at a time (default: 64, on a GPU 256)",
+        help="clips at a time, times --candidates (default: 64, on a GPU 256)",
     )
     group.add_argument(
         "--engine",
@@ -165,9 +165,11 @@ def make_parser(prog: str) -> Parser:
 def check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for options that do not go together."""
     if arguments.prompt is None:
-        for name in ("no_prompt", "prompt_start", "prompt_seconds", "hold_level"):
+        for name in ("no_prompt", "prompt_start", "prompt_seconds"):
             if getattr(arguments, name):
                 raise UsageError(f"--{name.replace('_', '-')} needs --prompt.")
+        if arguments.candidates > 1:
+            raise UsageError(f"--candidates {arguments.candidates} needs --prompt.")
     if arguments.guidance != 1 and not (arguments.label or arguments.speaker):
         raise UsageError(f"--guidance {arguments.guidance:g} needs --label or --speaker.")
     if arguments.channel not in _CHANNELS:
