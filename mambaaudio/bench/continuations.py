@@ -2,7 +2,7 @@
 
     python mambaaudio/bench/continuations.py --audio DIR --work DIR --out DIR --model FOLDER \\
         [--prompt 4] [--seconds 60] [--takes 4] [--budget 400] [--device cuda] \\
-        [--core-temperature 0.65] [--candidates 8]
+        [--core-temperature 0.5] [--candidates 8]
 
 All pieces and takes are one batch, row i with seed i. Figures (`mambaaudio.music`):
 second-by-second RMS over the prompt's (accepted .1 to 5), spectral flatness (below .02), onsets

@@ -21,7 +21,7 @@ from mambaaudio.model_config import WaveformConfig
 from mambaaudio.prompts import Notice, Prompt, Source, load_prompt, side_by_side
 from mambaaudio.ranking import bits_per_sample
 from mambaaudio.sampling import Sampling, Uniforms
-from mambaaudio.selection import SECONDS, LevelChoice, SelectingEngine
+from mambaaudio.selection import SECONDS, Chooser, SelectingEngine
 from mambaaudio.waveform import Channel
 from mambacore import state as states
 from mambacore.errors import DataError, UsageError
@@ -97,12 +97,12 @@ class Session:
         self.ended = np.zeros(len(self.seeds), np.bool_)
         rows = len(self.seeds)
         levels: Any = [None] * rows
-        choice: LevelChoice | None = None
+        choice: Chooser | None = None
         if prompt is not None:
             heard = prompt.waveform.reshape(len(prompt.codes), -1)
             levels = np.broadcast_to(np.std(heard, axis=1), rows).tolist()
             if candidates > 1:
-                choice = LevelChoice(heard, rows, candidates)
+                choice = Chooser(heard, rows, candidates)
         self.guards = [Guard(self.rate, level) for level in levels]
         self.findings: list[list[Finding]] = [[] for _ in self.seeds]
         self._made = 0

@@ -30,7 +30,7 @@ _FLOOR = 1e-5
 Waves = Sequence[NDArray[np.floating]]
 
 
-class LevelChoice:
+class Chooser:
     """Chooses the candidates that go on.
 
     The one of least |log2(RMS / prompt's RMS)| + 30 max(0, likeness - .9); of equal ones the first.
@@ -46,7 +46,7 @@ class LevelChoice:
     Raises:
         UsageError: a silent prompt, which has no level; its row is named.
 
-    >>> choice = LevelChoice(np.array([[0.1, -0.1]]), recordings=1, candidates=3)
+    >>> choice = Chooser(np.array([[0.1, -0.1]]), recordings=1, candidates=3)
     >>> choice.choose([np.full(4096, level) for level in (0.4, 0.09, 0.11)]).tolist()
     [2]
     """
@@ -102,7 +102,7 @@ class SelectingEngine:
     def __init__(
         self,
         engine: Engine,
-        choice: LevelChoice,
+        choice: Chooser,
         decoded: Callable[[NDArray[np.int64]], Waves],
         first: int,
         interval: int,

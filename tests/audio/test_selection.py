@@ -12,7 +12,7 @@ from mambaaudio import Generator, WaveformConfig, WaveformModel
 from mambaaudio import generator as generation
 from mambaaudio.codes import code
 from mambaaudio.sampling import Uniforms
-from mambaaudio.selection import LevelChoice
+from mambaaudio.selection import Chooser
 from mambacore.errors import UsageError
 from mambacore.multiscale import MultiScaleConfig
 
@@ -55,7 +55,7 @@ def test_the_level_nearest_to_the_prompts_goes_on(seed, octaves, several) -> Non
     """By its ratio, up or down, each recording for itself."""
     random, sizes = np.random.default_rng(seed), (0.1, 0.02 if several else 0.1)
     prompts = np.stack([_noise(random, size) for size in sizes[: 1 + several]])
-    choice = LevelChoice(prompts, recordings=2, candidates=3)
+    choice = Chooser(prompts, recordings=2, candidates=3)
     for _ in range(2):
         levels = [sizes[row // 3] * 2.0**octave for row, octave in enumerate(octaves)]
         chosen = choice.choose([_noise(random, level) for level in levels])
@@ -70,7 +70,7 @@ def test_what_was_just_heard_costs() -> None:
     time = np.arange(4096)
     # Whole periods within a frame: orthogonal spectra.
     one, other, third = (np.sin(2 * np.pi * f * time / 2048) for f in (100, 300, 500))
-    choice = LevelChoice(one[None], recordings=1, candidates=2)
+    choice = Chooser(one[None], recordings=1, candidates=2)
     assert choice.choose([one, one / 4]) == [0]
     # Likeness 1 costs three octaves.
     assert choice.choose([one, other / 9]) == [0]
@@ -86,7 +86,7 @@ def test_what_was_just_heard_costs() -> None:
 
 
 def test_equal_ones_silence_and_ends() -> None:
-    choice = LevelChoice(TONE[None], recordings=1, candidates=3)
+    choice = Chooser(TONE[None], recordings=1, candidates=3)
     assert choice.choose([TONE, TONE, TONE]) == [0]
     none, zeros = np.empty(0, np.float32), np.zeros(300)
     assert choice.choose([none, zeros, none]) == [1]

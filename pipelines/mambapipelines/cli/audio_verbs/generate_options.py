@@ -109,7 +109,7 @@ def make_parser(prog: str) -> Parser:
         metavar="T",
         help="below 1 draws what is within two standard deviations of the expected value with "
         "less noise, and what is rare as often: long sound keeps its notes instead of swelling, "
-        "e.g. 0.65 (default: 1)",
+        "e.g. 0.5 (default: 1)",
     )
     group.add_argument(
         "--candidates",
